@@ -1,0 +1,136 @@
+import { SamplingParams } from '#nano/sampling-params';
+
+/**
+ * A request's life: it waits for its prompt to be computed, runs one token a step, and finishes.
+ * Preemption sends a running sequence back to waiting.
+ */
+export type SequenceStatus = 'waiting' | 'running' | 'finished';
+
+/** `stop`: the model or a stop condition ended it; `length`: maxTokens or maxModelLen; `abort`: the caller. */
+export type FinishReason = 'stop' | 'length' | 'abort';
+
+let nextSeqId = 0;
+
+/** One request inside the engine: its tokens, where it stands, and which cache blocks hold its keys and values. */
+export class Sequence {
+  readonly seqId = nextSeqId++;
+  status: SequenceStatus = 'waiting';
+  /** Set when the sequence is finished. */
+  finishReason: FinishReason | undefined;
+  /** Prompt and output, in one list. */
+  readonly tokenIds: number[];
+  readonly numPromptTokens: number;
+  /** Tokens whose keys and values are in the cache: computed, or found by prefix caching. */
+  numCachedTokens = 0;
+  /** Tokens the current step computes. */
+  numScheduledTokens = 0;
+  /**
+   * Logical block i of this sequence (tokens i·blockSize …) lies in physical block `blockTable[i]`,
+   * as a page table maps a process's pages to memory. It is why a sequence can grow without
+   * moving, and why two sequences can share the blocks of a common prefix.
+   */
+  blockTable: number[] = [];
+
+  constructor(
+    promptTokenIds: readonly number[],
+    readonly samplingParams: SamplingParams = new SamplingParams(),
+    /** Tokens per block: the engine's kvCacheBlockSize. */
+    readonly blockSize = 16,
+    /** The request's number in its engine: seeds its draws when it brings no seed of its own. */
+    readonly requestIndex = 0,
+  ) {
+    this.tokenIds = [...promptTokenIds];
+    this.numPromptTokens = promptTokenIds.length;
+  }
+
+  get numTokens(): number {
+    return this.tokenIds.length;
+  }
+
+  get numOutputTokens(): number {
+    return this.numTokens - this.numPromptTokens;
+  }
+
+  get outputTokenIds(): number[] {
+    return this.tokenIds.slice(this.numPromptTokens);
+  }
+
+  get lastToken(): number {
+    return this.tokenIds[this.numTokens - 1];
+  }
+
+  get isFinished(): boolean {
+    return this.status === 'finished';
+  }
+
+  /** Blocks the tokens fill, the last one perhaps in part. */
+  get numBlocks(): number {
+    // solution 1.3 (1 line)
+    // hint: Round up: 17 tokens in blocks of 16 need 2 blocks, and so do 32; no tokens need none.
+    return Math.ceil(this.numTokens / this.blockSize);
+    // end solution
+  }
+
+  /** Tokens in the last block: 1 … blockSize for a sequence that has any. */
+  get lastBlockNumTokens(): number {
+    // solution 1.3 (1 line)
+    // hint: All tokens, less those in the blocks before the last. Check it at exactly one full block.
+    return this.numTokens - (this.numBlocks - 1) * this.blockSize;
+    // end solution
+  }
+
+  /** The tokens of logical block `i`; fewer than blockSize in the last. */
+  block(i: number): number[] {
+    // solution 1.3 (about 4 lines)
+    // hint: Blocks 0 … numBlocks-1 exist; anything else is a RangeError that names i and the limit.
+    if (!Number.isInteger(i) || i < 0 || i >= this.numBlocks) {
+      throw new RangeError(`Block ${i} does not exist: sequence ${this.seqId} has blocks 0 to ${this.numBlocks - 1}.`);
+    }
+    return this.tokenIds.slice(i * this.blockSize, (i + 1) * this.blockSize);
+    // end solution
+  }
+
+  /** Adds a token the model produced. */
+  appendToken(tokenId: number): void {
+    // solution 1.4 (about 4 lines)
+    // hint: A finished sequence takes no more tokens: throw an Error that says which one was offered one.
+    if (this.isFinished) throw new Error(`Sequence ${this.seqId} is finished and cannot take token ${tokenId}.`);
+    this.tokenIds.push(tokenId);
+    // end solution
+  }
+
+  /** waiting → running: the whole prompt is in the cache (or will be after this step). */
+  start(): void {
+    this.move('waiting', 'running');
+  }
+
+  /**
+   * running → waiting: its blocks were taken away. All tokens stay, so the prompt *and* the output so
+   * far are computed again when it comes back (preemption by recompute).
+   */
+  preempt(): void {
+    // solution 1.4 (about 4 lines)
+    // hint: Nothing is in the cache any more, no step is planned, and there is no block table.
+    this.move('running', 'waiting');
+    this.numCachedTokens = 0;
+    this.numScheduledTokens = 0;
+    this.blockTable = [];
+    // end solution
+  }
+
+  /** running or waiting → finished. */
+  finish(reason: FinishReason): void {
+    this.move(this.status === 'waiting' ? 'waiting' : 'running', 'finished');
+    this.finishReason = reason;
+  }
+
+  private move(from: SequenceStatus, to: SequenceStatus): void {
+    // solution 1.4 (about 4 lines)
+    // hint: Throw an Error naming the sequence, its status and the move, when the status is not `from`.
+    if (this.status !== from) {
+      throw new Error(`Sequence ${this.seqId} is ${this.status} and cannot go from ${from} to ${to}.`);
+    }
+    this.status = to;
+    // end solution
+  }
+}

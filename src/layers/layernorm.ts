@@ -1,0 +1,34 @@
+import type { Parameter } from '#nano/layers/parameter';
+import type { Ops } from '#nano/tensor/ops';
+import type { Tensor } from '#nano/tensor/tensor';
+
+/**
+ * Root mean square normalisation: LayerNorm without subtracting the mean and without a bias. The gain is
+ * kept in float32: it is tiny, and every token goes through it.
+ */
+export class RMSNorm {
+  readonly weight: Tensor;
+
+  constructor(
+    private readonly ops: Ops,
+    private readonly name: string,
+    size: number,
+    private readonly eps: number,
+  ) {
+    this.weight = ops.backend.allocate([size], 'float32');
+  }
+
+  /** Over the last dimension of `[T, H]` or `[T, heads, D]`; into `out` (which may be `x`) when it is given. */
+  forward(x: Tensor, out?: Tensor): Tensor {
+    return this.ops.rmsNorm(x, this.weight, this.eps, out);
+  }
+
+  /** `residual += x; x = norm(residual)`, both in place: one pass over memory instead of two. */
+  addForward(x: Tensor, residual: Tensor): void {
+    this.ops.addRmsNorm(x, residual, this.weight, this.eps);
+  }
+
+  parameters(): Parameter[] {
+    return [{ name: `${this.name}.weight`, shape: this.weight.shape, tensor: this.weight, firstRow: 0 }];
+  }
+}

@@ -1,0 +1,45 @@
+import type { Ops } from '#nano/tensor/ops';
+import type { Tensor } from '#nano/tensor/tensor';
+
+/**
+ * The table of angles: row p holds cos(p·ωᵢ) for i < D/2, then sin(p·ωᵢ), with ωᵢ = theta^(-2i/D) (Su et al. 2021,
+ * §3.2.2). Low i turn fast and tell near positions apart; high i turn slowly and see far.
+ *
+ * ωᵢ and the angles are rounded to float32 on the way, as the libraries the models are trained with do:
+ * at position 30,000 that rounding is larger than what a checkpoint can be expected to ignore.
+ *
+ * @returns float32 `[positions, dim]`.
+ */
+export function rotaryTable(positions: number, dim: number, theta: number): Float32Array {
+  const half = dim / 2;
+  const table = new Float32Array(positions * dim);
+  const frequencies = Float32Array.from({ length: half }, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / dim)));
+  for (let p = 0; p < positions; p++) {
+    for (let i = 0; i < half; i++) {
+      const angle = Math.fround(p * frequencies[i]);
+      table[p * dim + i] = Math.cos(angle);
+      table[p * dim + half + i] = Math.sin(angle);
+    }
+  }
+  return table;
+}
+
+/** Turns queries and keys by an angle that grows with their position, so that their dot product knows the distance. */
+export class RotaryEmbedding {
+  private readonly cosSin: Tensor;
+
+  constructor(
+    private readonly ops: Ops,
+    dim: number,
+    maxPositions: number,
+    theta: number,
+  ) {
+    this.cosSin = ops.backend.allocate([maxPositions, dim], 'float32');
+    ops.backend.write(this.cosSin, rotaryTable(maxPositions, dim, theta));
+  }
+
+  /** In place on `q[T, Hq, D]` and `k[T, Hkv, D]`. */
+  forward(positions: Tensor, q: Tensor, k: Tensor): void {
+    this.ops.rotaryEmbedding(q, k, positions, this.cosSin);
+  }
+}

@@ -1,0 +1,204 @@
+import { SiluAndMul } from '#nano/layers/activation';
+import { Attention, type KvCache } from '#nano/layers/attention';
+import { LMHead, VocabEmbedding } from '#nano/layers/embed-head';
+import { RMSNorm } from '#nano/layers/layernorm';
+import { Linear } from '#nano/layers/linear';
+import type { Parameter } from '#nano/layers/parameter';
+import { RotaryEmbedding } from '#nano/layers/rotary-embedding';
+import type { ModelConfig } from '#nano/models/model-config';
+import type { FloatDType } from '#nano/tensor/dtype';
+import type { AttnBackend } from '#nano/tensor/kernels';
+import type { Ops } from '#nano/tensor/ops';
+import type { Tensor } from '#nano/tensor/tensor';
+import type { Context } from '#nano/utils/context';
+
+/** What a model needs beside its config to be built. */
+export interface BuildOptions {
+  readonly dtype: FloatDType;
+  readonly attnBackend: AttnBackend;
+  /** Positions the rotary table covers. */
+  readonly maxModelLen: number;
+}
+
+/** Self-attention with grouped key/value heads, and Qwen3's normalisation of each query and key head. */
+class Qwen3Attention {
+  private readonly qkvProj: Linear;
+  private readonly oProj: Linear;
+  private readonly qNorm: RMSNorm;
+  private readonly kNorm: RMSNorm;
+  readonly attn: Attention;
+
+  constructor(
+    ops: Ops,
+    name: string,
+    private readonly config: ModelConfig,
+    options: BuildOptions,
+    private readonly rotary: RotaryEmbedding,
+  ) {
+    const { hiddenSize, numAttentionHeads, numKeyValueHeads, headDim, attentionBias, rmsNormEps } = config;
+    const [q, kv] = [numAttentionHeads * headDim, numKeyValueHeads * headDim];
+    this.qkvProj = new Linear(
+      ops,
+      hiddenSize,
+      [
+        { name: `${name}.q_proj`, outputs: q },
+        { name: `${name}.k_proj`, outputs: kv },
+        { name: `${name}.v_proj`, outputs: kv },
+      ],
+      options.dtype,
+      attentionBias,
+    );
+    this.oProj = new Linear(ops, q, [{ name: `${name}.o_proj`, outputs: hiddenSize }], options.dtype, attentionBias);
+    this.qNorm = new RMSNorm(ops, `${name}.q_norm`, headDim, rmsNormEps);
+    this.kNorm = new RMSNorm(ops, `${name}.k_norm`, headDim, rmsNormEps);
+    this.attn = new Attention(ops, headDim, options.attnBackend);
+  }
+
+  /** `hidden[T, H]`, replaced by the block's output. */
+  forward(positions: Tensor, hidden: Tensor, context: Context): void {
+    const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = this.config;
+    const qkv = this.qkvProj.forward(hidden);
+    const q = qkv.columns(0, heads * headDim).splitHeads(heads);
+    const k = qkv.columns(heads * headDim, kvHeads * headDim).splitHeads(kvHeads);
+    const v = qkv.columns((heads + kvHeads) * headDim, kvHeads * headDim).splitHeads(kvHeads);
+    this.qNorm.forward(q, q);
+    this.kNorm.forward(k, k);
+    this.rotary.forward(positions, q, k);
+    const attended = this.attn.forward(q, k, v, context);
+    this.oProj.forward(attended.mergeHeads(), hidden);
+  }
+
+  parameters(): Parameter[] {
+    return [this.qkvProj, this.oProj, this.qNorm, this.kNorm].flatMap((layer) => layer.parameters());
+  }
+}
+
+/** SwiGLU feed-forward: widen, gate, narrow. */
+class Qwen3MLP {
+  private readonly gateUpProj: Linear;
+  private readonly downProj: Linear;
+  private readonly actFn: SiluAndMul;
+
+  constructor(ops: Ops, name: string, config: ModelConfig, dtype: FloatDType) {
+    const { hiddenSize, intermediateSize } = config;
+    this.gateUpProj = new Linear(
+      ops,
+      hiddenSize,
+      [
+        { name: `${name}.gate_proj`, outputs: intermediateSize },
+        { name: `${name}.up_proj`, outputs: intermediateSize },
+      ],
+      dtype,
+    );
+    this.downProj = new Linear(ops, intermediateSize, [{ name: `${name}.down_proj`, outputs: hiddenSize }], dtype);
+    this.actFn = new SiluAndMul(ops);
+  }
+
+  /** `hidden[T, H]`, replaced by the block's output. */
+  forward(hidden: Tensor): void {
+    this.downProj.forward(this.actFn.forward(this.gateUpProj.forward(hidden)), hidden);
+  }
+
+  parameters(): Parameter[] {
+    return [...this.gateUpProj.parameters(), ...this.downProj.parameters()];
+  }
+}
+
+/**
+ * Two streams of `[T, H]` flow through all layers and are updated in place: `residual`, to which each block adds, and
+ * `hidden`, its normalised form that blocks read and replace. All other tensors are temporary and end with
+ * their block's scope, so that a step needs the memory of one layer, not of all.
+ */
+class Qwen3DecoderLayer {
+  private readonly selfAttn: Qwen3Attention;
+  private readonly mlp: Qwen3MLP;
+  readonly inputLayernorm: RMSNorm;
+  private readonly postAttentionLayernorm: RMSNorm;
+
+  constructor(
+    private readonly ops: Ops,
+    name: string,
+    config: ModelConfig,
+    options: BuildOptions,
+    rotary: RotaryEmbedding,
+  ) {
+    this.selfAttn = new Qwen3Attention(ops, `${name}.self_attn`, config, options, rotary);
+    this.mlp = new Qwen3MLP(ops, `${name}.mlp`, config, options.dtype);
+    this.inputLayernorm = new RMSNorm(ops, `${name}.input_layernorm`, config.hiddenSize, config.rmsNormEps);
+    this.postAttentionLayernorm = new RMSNorm(
+      ops,
+      `${name}.post_attention_layernorm`,
+      config.hiddenSize,
+      config.rmsNormEps,
+    );
+  }
+
+  get attn(): Attention {
+    return this.selfAttn.attn;
+  }
+
+  /** `hidden` comes in normalised by this layer's inputLayernorm and leaves not yet added to `residual`. */
+  forward(positions: Tensor, hidden: Tensor, residual: Tensor, context: Context): void {
+    this.ops.scope(() => this.selfAttn.forward(positions, hidden, context));
+    this.postAttentionLayernorm.addForward(hidden, residual);
+    this.ops.scope(() => this.mlp.forward(hidden));
+  }
+
+  parameters(): Parameter[] {
+    return [this.selfAttn, this.mlp, this.inputLayernorm, this.postAttentionLayernorm].flatMap((part) =>
+      part.parameters(),
+    );
+  }
+}
+
+/** Qwen3 (dense): embedding, decoder layers, final norm, LM head (Qwen3 technical report, 2025). */
+export class Qwen3ForCausalLM {
+  private readonly embedTokens: VocabEmbedding;
+  private readonly layers: Qwen3DecoderLayer[];
+  private readonly norm: RMSNorm;
+  private readonly lmHead: LMHead;
+
+  constructor(
+    ops: Ops,
+    readonly config: ModelConfig,
+    options: BuildOptions,
+  ) {
+    const { vocabSize, hiddenSize, rmsNormEps, headDim, ropeTheta } = config;
+    const rotary = new RotaryEmbedding(ops, headDim, options.maxModelLen, ropeTheta);
+    this.embedTokens = new VocabEmbedding(ops, 'model.embed_tokens', vocabSize, hiddenSize, options.dtype);
+    this.layers = Array.from(
+      { length: config.numHiddenLayers },
+      (_, i) => new Qwen3DecoderLayer(ops, `model.layers.${i}`, config, options, rotary),
+    );
+    this.norm = new RMSNorm(ops, 'model.norm', hiddenSize, rmsNormEps);
+    const tied = config.tieWordEmbeddings ? this.embedTokens.weight : null;
+    this.lmHead = new LMHead(ops, 'lm_head', vocabSize, hiddenSize, options.dtype, tied);
+  }
+
+  /** Gives layer i its part of the cache. */
+  bindCaches(caches: readonly KvCache[]): void {
+    this.layers.forEach((layer, i) => layer.attn.bindCache(caches[i]));
+  }
+
+  /** Token ids and positions, int32 `[T]` → final hidden states `[T, H]`. */
+  forward(inputIds: Tensor, positions: Tensor, context: Context): Tensor {
+    const residual = this.embedTokens.forward(inputIds);
+    const hidden = this.layers[0].inputLayernorm.forward(residual);
+    this.layers.forEach((layer, i) => {
+      // The first layer has nothing to add yet: the embedding is the residual stream's beginning.
+      if (i > 0) layer.inputLayernorm.addForward(hidden, residual);
+      layer.forward(positions, hidden, residual, context);
+    });
+    this.norm.addForward(hidden, residual);
+    return hidden;
+  }
+
+  /** `[B, H]` → logits `[B, V]`. */
+  computeLogits(hidden: Tensor): Tensor {
+    return this.lmHead.forward(hidden);
+  }
+
+  parameters(): Parameter[] {
+    return [this.embedTokens, ...this.layers, this.norm, this.lmHead].flatMap((part) => part.parameters());
+  }
+}

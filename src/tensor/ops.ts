@@ -1,0 +1,236 @@
+import { InvalidTensorError } from '#nano/errors';
+import { Arena } from '#nano/tensor/arena';
+import { match } from '#nano/tensor/check';
+import type { AttnBackend, Backend, SampleArgs } from '#nano/tensor/kernels';
+import type { Tensor } from '#nano/tensor/tensor';
+
+/** What layers pass to {@link Ops.attnVarlen}; flash-attn's argument names. */
+export interface VarlenInput {
+  cuSeqlensQ: Tensor;
+  cuSeqlensK: Tensor;
+  maxSeqlenQ: number;
+  maxSeqlenK: number;
+  softmaxScale: number;
+  attnBackend: AttnBackend;
+  /** Default true. */
+  causal?: boolean;
+  /** Null or absent: `k` and `v` are contiguous. */
+  blockTables?: Tensor | null;
+}
+
+/** What layers pass to {@link Ops.attnWithKvCache}. */
+export interface KvCacheInput {
+  contextLens: Tensor;
+  maxContextLen: number;
+  blockTables: Tensor;
+  softmaxScale: number;
+  attnBackend: AttnBackend;
+}
+
+/**
+ * The op list as layers see it: an operation checks its arguments, takes its result from the arena
+ * and calls the backend's kernel. Shapes and meanings are documented at {@link Backend}'s kernels.
+ */
+export class Ops {
+  private arena: Arena;
+  private measuring = false;
+  /** Attention calls by implementation: proof of which one really ran. */
+  readonly attnCalls: Record<AttnBackend, number> = { flash: 0, 'sdpa.math': 0 };
+
+  constructor(readonly backend: Backend) {
+    this.arena = this.measuringArena();
+  }
+
+  private measuringArena(): Arena {
+    return new Arena((n, dtype) => this.backend.bytesOf(n, dtype));
+  }
+
+  /**
+   * Sizes the arena: `step` runs with allocation and checks but no kernels, then the arena is
+   * reserved at its high-water mark and never grows.
+   */
+  reserveFor(step: () => void): void {
+    this.arena.free();
+    const arena = this.measuringArena();
+    this.arena = arena;
+    this.measuring = true;
+    try {
+      this.scope(step);
+    } finally {
+      this.measuring = false;
+    }
+    const bytes = this.backend.bytesOf.bind(this.backend);
+    this.arena = new Arena(bytes, this.backend.reserveArena(arena.highWater));
+  }
+
+  get arenaBytes(): number {
+    return this.arena.capacity;
+  }
+
+  /** @see Arena.scope */
+  scope<T>(body: () => T): T {
+    return this.arena.scope(body);
+  }
+
+  /** An uninitialised activation `[…]`, alive until the enclosing scope ends. */
+  empty(shape: readonly number[], dtype: Tensor['dtype'] = this.backend.activationDType): Tensor {
+    return this.arena.alloc(shape, dtype);
+  }
+
+  /** Host numbers as a tensor of this step. */
+  fromHost(values: Float32Array | Int32Array, shape: readonly number[] = [values.length]): Tensor {
+    const tensor = this.empty(shape, values instanceof Int32Array ? 'int32' : 'float32');
+    if (!this.measuring) this.backend.write(tensor, values);
+    return tensor;
+  }
+
+  embedding(ids: Tensor, weight: Tensor): Tensor {
+    const { T, H } = match('embedding', { ids: [ids, ['T'], 'int32'], weight: [weight, ['V', 'H']] });
+    const out = this.empty([T, H]);
+    this.run((k) => k.embedding(out, ids, weight));
+    return out;
+  }
+
+  /** Writes into `out` when it is given (it must not be `x`). */
+  linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, out?: Tensor): Tensor {
+    const { T, N } = match('linear', {
+      x: [x, ['T', 'K']],
+      weight: [weight, ['N', 'K']],
+      ...(bias && { bias: [bias, ['N']] }),
+      ...(out && { out: [out, ['T', 'N']] }),
+    });
+    const y = out ?? this.empty([T, N]);
+    this.run((k) => k.linear(y, x, weight, bias));
+    return y;
+  }
+
+  rmsNorm(x: Tensor, weight: Tensor, eps: number, out?: Tensor): Tensor {
+    const dims = x.rank === 3 ? ['T', 'heads', 'D'] : ['T', 'D'];
+    match('rmsNorm', { x: [x, dims], weight: [weight, ['D']], ...(out && { out: [out, dims] }) });
+    const y = out ?? this.empty(x.shape);
+    this.run((k) => k.rmsNorm(y, x, weight, eps));
+    return y;
+  }
+
+  /** In place on both: `residual += x`, then `x = rmsNorm(residual)`. */
+  addRmsNorm(x: Tensor, residual: Tensor, weight: Tensor, eps: number): void {
+    match('addRmsNorm', { x: [x, ['T', 'H']], residual: [residual, ['T', 'H']], weight: [weight, ['H']] });
+    this.run((k) => k.addRmsNorm(x, residual, weight, eps));
+  }
+
+  siluAndMul(x: Tensor): Tensor {
+    const { T, I2 } = match('siluAndMul', { x: [x, ['T', 'I2']] });
+    if (I2 % 2 !== 0) throw new InvalidTensorError(`siluAndMul: the columns are gate and up halves, got ${I2} of them.`);
+    const out = this.empty([T, I2 / 2]);
+    this.run((k) => k.siluAndMul(out, x));
+    return out;
+  }
+
+  /** In place on `q` and `k`. */
+  rotaryEmbedding(q: Tensor, k: Tensor, positions: Tensor, cosSin: Tensor): void {
+    const { D } = match('rotaryEmbedding', {
+      q: [q, ['T', 'Hq', 'D']],
+      k: [k, ['T', 'Hkv', 'D']],
+      positions: [positions, ['T'], 'int32'],
+      cosSin: [cosSin, ['P', 'D'], 'float32'],
+    });
+    if (D % 2 !== 0) throw new InvalidTensorError(`rotaryEmbedding: the head size must be even, got ${D}.`);
+    this.run((kernels) => kernels.rotaryEmbedding(q, k, positions, cosSin));
+  }
+
+  storeKvCache(k: Tensor, v: Tensor, kCache: Tensor, vCache: Tensor, slotMapping: Tensor): void {
+    match('storeKvCache', {
+      k: [k, ['T', 'Hkv', 'D']],
+      v: [v, ['T', 'Hkv', 'D']],
+      kCache: [kCache, ['NB', 'BS', 'Hkv', 'D']],
+      vCache: [vCache, ['NB', 'BS', 'Hkv', 'D']],
+      slotMapping: [slotMapping, ['T'], 'int32'],
+    });
+    this.run((kernels) => kernels.storeKvCache(k, v, kCache, vCache, slotMapping));
+  }
+
+  attnVarlen(q: Tensor, k: Tensor, v: Tensor, input: VarlenInput): Tensor {
+    const { blockTables = null, causal = true, ...args } = input;
+    const kv = blockTables ? ['NB', 'BS', 'Hkv', 'D'] : ['S', 'Hkv', 'D'];
+    const sizes = match('attnVarlen', {
+      q: [q, ['T', 'Hq', 'D']],
+      k: [k, kv],
+      v: [v, kv],
+      cuSeqlensQ: [args.cuSeqlensQ, ['B+1'], 'int32'],
+      cuSeqlensK: [args.cuSeqlensK, ['B+1'], 'int32'],
+      ...(blockTables && { blockTables: [blockTables, ['B', 'MB'], 'int32'] }),
+    });
+    const out = this.empty(q.shape);
+    this.attend(sizes, 1, args.maxSeqlenQ, args.maxSeqlenK, args.attnBackend, (workspace) =>
+      this.run((kernels) => kernels.attnVarlen(out, q, k, v, { ...args, causal, blockTables, workspace })),
+    );
+    return out;
+  }
+
+  attnWithKvCache(q: Tensor, kCache: Tensor, vCache: Tensor, args: KvCacheInput): Tensor {
+    const sizes = match('attnWithKvCache', {
+      q: [q, ['B', 'Hq', 'D']],
+      kCache: [kCache, ['NB', 'BS', 'Hkv', 'D']],
+      vCache: [vCache, ['NB', 'BS', 'Hkv', 'D']],
+      contextLens: [args.contextLens, ['B'], 'int32'],
+      blockTables: [args.blockTables, ['B', 'MB'], 'int32'],
+    });
+    const out = this.empty(q.shape);
+    this.attend(sizes, sizes.B, 1, args.maxContextLen, args.attnBackend, (workspace) =>
+      this.run((kernels) => kernels.attnWithKvCache(out, q, kCache, vCache, { ...args, workspace })),
+    );
+    return out;
+  }
+
+  gatherRows(x: Tensor, rows: Tensor): Tensor {
+    const { R, H } = match('gatherRows', { x: [x, ['T', 'H']], rows: [rows, ['R'], 'int32'] });
+    const out = this.empty([R, H]);
+    this.run((k) => k.gatherRows(out, x, rows));
+    return out;
+  }
+
+  sample(logits: Tensor, args: SampleArgs): Tensor {
+    const { B } = match('sample', {
+      logits: [logits, ['B', 'V']],
+      temperature: [args.temperature, ['B'], 'float32'],
+      topK: [args.topK, ['B'], 'int32'],
+      topP: [args.topP, ['B'], 'float32'],
+      minP: [args.minP, ['B'], 'float32'],
+      seed: [args.seed, ['B', 2], 'int32'],
+      position: [args.position, ['B'], 'int32'],
+    });
+    const out = this.empty([B], 'int32');
+    this.run((k) => k.sample(out, logits, args));
+    return out;
+  }
+
+  /** Checks the head counts, makes `sdpa.math`'s dense scratch, and counts the call. */
+  private attend(
+    { Hq, Hkv, D }: Record<string, number>,
+    gathered: number,
+    maxQ: number,
+    maxK: number,
+    attnBackend: AttnBackend,
+    body: (workspace: { k: Tensor; v: Tensor; scores: Tensor } | null) => void,
+  ): void {
+    if (Hq % Hkv !== 0) {
+      throw new InvalidTensorError(`attention: ${Hq} query heads cannot share ${Hkv} key/value heads evenly.`);
+    }
+    this.scope(() => {
+      const workspace =
+        attnBackend === 'flash'
+          ? null
+          : {
+              k: this.empty([gathered, maxK, Hkv, D], 'float32'),
+              v: this.empty([gathered, maxK, Hkv, D], 'float32'),
+              scores: this.empty([gathered, Hq, maxQ, maxK], 'float32'),
+            };
+      body(workspace);
+    });
+    if (!this.measuring) this.attnCalls[attnBackend]++;
+  }
+
+  private run(kernel: (backend: Backend) => void): void {
+    if (!this.measuring) kernel(this.backend);
+  }
+}
