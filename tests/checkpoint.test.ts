@@ -11,7 +11,10 @@ import { MemoryFiles, safetensorsFile } from './helpers/memory-files';
 const golden = (name: string) => FolderFiles.open(new URL(`goldens/${name}`, import.meta.url).pathname);
 
 const shard = (name: string, dtype = 'F32') =>
-  safetensorsFile({ [name]: { dtype, shape: [3, 2], data_offsets: [0, 24] } }, Uint8Array.from({ length: 24 }, (_, i) => i));
+  safetensorsFile(
+    { [name]: { dtype, shape: [3, 2], data_offsets: [0, 24] } },
+    Uint8Array.from({ length: 24 }, (_, i) => i),
+  );
 
 const index = (weightMap: unknown) => JSON.stringify({ metadata: { total_size: 48 }, weight_map: weightMap });
 
@@ -56,7 +59,9 @@ describe('one file', () => {
     const checkpoint = await openCheckpoint(files);
     const read = async () => {
       let sum = 0;
-      await checkpoint.streamRows('w', [3, 2], {}, (_, bytes) => bytes.forEach((byte) => (sum += byte)));
+      await checkpoint.streamRows('w', [3, 2], {}, (_, bytes) => {
+        for (const byte of bytes) sum += byte;
+      });
       return sum;
     };
     expect(await Promise.all([read(), read(), read()])).toEqual([276, 276, 276]);
@@ -70,7 +75,7 @@ describe('one file', () => {
   test('stages at most 8 MiB, however large the tensor', async () => {
     const [rows, columns] = [5000, 1024];
     const data = new Uint8Array(rows * columns * 4);
-    new Uint32Array(data.buffer).forEach((_, i, words) => (words[i] = i));
+    new Uint32Array(data.buffer).set(Array.from({ length: rows * columns }, (_, i) => i));
     const header = { w: { dtype: 'F32', shape: [rows, columns], data_offsets: [0, data.byteLength] } };
     const big = new MemoryFiles({ 'model.safetensors': safetensorsFile(header, data) });
     const checkpoint = await openCheckpoint(big);
@@ -90,7 +95,10 @@ describe('several files', () => {
   test('one map over both shards of a real checkpoint', async () => {
     const checkpoint = await openCheckpoint(await golden('sharded-gqa4-d64'));
     expect(checkpoint.tensorNames).toHaveLength(3 + 3 * 11);
-    for (const [name, shape] of [['model.embed_tokens.weight', [256, 48]], ['lm_head.weight', [256, 48]]] as const) {
+    for (const [name, shape] of [
+      ['model.embed_tokens.weight', [256, 48]],
+      ['lm_head.weight', [256, 48]],
+    ] as const) {
       let rows = 0;
       await checkpoint.streamRows(name, shape, {}, (_, bytes, dtype) => {
         rows += bytes.byteLength / 96;
@@ -105,7 +113,10 @@ describe('several files', () => {
     const files = new MemoryFiles({
       'model.safetensors.index.json': index({ a: 'one.safetensors' }),
       'one.safetensors': safetensorsFile(
-        { a: { dtype: 'F32', shape: [1], data_offsets: [0, 4] }, b: { dtype: 'F32', shape: [1], data_offsets: [4, 8] } },
+        {
+          a: { dtype: 'F32', shape: [1], data_offsets: [0, 4] },
+          b: { dtype: 'F32', shape: [1], data_offsets: [4, 8] },
+        },
         new Uint8Array(8),
       ),
     });
@@ -157,7 +168,9 @@ describe('a folder', () => {
   });
 
   test('that does not exist, or is a file', async () => {
-    await expect(FolderFiles.open('/no/such/folder')).rejects.toThrow(/'\/no\/such\/folder' does not exist .* id of a model/);
+    await expect(FolderFiles.open('/no/such/folder')).rejects.toThrow(
+      /'\/no\/such\/folder' does not exist .* id of a model/,
+    );
     await expect(FolderFiles.open(new URL(import.meta.url).pathname)).rejects.toThrow('is a file. Give the folder');
   });
 

@@ -15,7 +15,9 @@ const tokens = fc
   .array(
     fc.oneof(
       fc.string({ unit: 'grapheme' }).map((text) => tokenizer.encode(text)),
-      fc.constantFrom('😀', '👩‍👩‍👧', '你好世界', '𝔘', '한국어', 'é', '<think>', '<|im_end|>').map((text) => tokenizer.encode(text)),
+      fc
+        .constantFrom('😀', '👩‍👩‍👧', '你好世界', '𝔘', '한국어', 'é', '<think>', '<|im_end|>')
+        .map((text) => tokenizer.encode(text)),
       fc.nat(tokenizer.vocabSize + 300).map((id) => [id]),
       fc.nat(255).map((id) => [id]),
       fc.integer({ min: 151643, max: 151668 }).map((id) => [id]),

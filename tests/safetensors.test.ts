@@ -71,7 +71,7 @@ const refused: [what: string, file: Uint8Array, message: string][] = [
   ['a header with a byte order mark', safetensorsFile('\ufeff{}'), 'not valid JSON'],
   ['a header that is an array', safetensorsFile([]), 'must hold a JSON object'],
   ['a tensor that is null', safetensorsFile({ a: null }), "'a' must be an object"],
-  ['an unknown dtype', tensor({ dtype: 'F31' }), "'a' has the unknown dtype \"F31\""],
+  ['an unknown dtype', tensor({ dtype: 'F31' }), '\'a\' has the unknown dtype "F31"'],
   ['a dtype from the prototype', tensor({ dtype: 'constructor' }), 'unknown dtype'],
   ['no dtype', tensor({ dtype: undefined }), 'unknown dtype nothing'],
   ['a negative dimension', tensor({ shape: [-2, -3] }), 'has the shape [-2,-3]'],

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { InvalidRequestError, ModelError } from '#nano/errors';
 import { bytesOfToken } from '#nano/utils/byte-level';
@@ -24,9 +23,12 @@ describe('encode and decode', () => {
     expect(tokenizer.isSpecial(tokenizer.encode('<think>')[0])).toBe(false);
   });
 
-  test.each(['naïve café', '你好，世界', '👩‍👩‍👧 family', 'a  b\n\n c\t', 'мир', '<think>\nhm\n</think>'])('round trip of %j', (text) => {
-    expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
-  });
+  test.each(['naïve café', '你好，世界', '👩‍👩‍👧 family', 'a  b\n\n c\t', 'мир', '<think>\nhm\n</think>'])(
+    'round trip of %j',
+    (text) => {
+      expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+    },
+  );
 
   test('skipSpecialTokens, broken characters and ids outside the vocabulary', () => {
     expect(tokenizer.decode([9707, 151645])).toBe('Hello<|im_end|>');
@@ -113,14 +115,22 @@ describe('chat template of Qwen3', () => {
 
 describe('templates of other models', () => {
   const { tokenizerJson } = qwen3Texts();
-  const small = JSON.stringify({ ...JSON.parse(tokenizerJson), added_tokens: [], model: { type: 'BPE', vocab: { a: 0 }, merges: [] } });
+  const small = JSON.stringify({
+    ...JSON.parse(tokenizerJson),
+    added_tokens: [],
+    model: { type: 'BPE', vocab: { a: 0 }, merges: [] },
+  });
   const user: ChatMessage[] = [{ role: 'user', content: 'Hi' }];
-  const render = (config: object, file?: string) => new Tokenizer(small, JSON.stringify(config), file).applyChatTemplate(user);
+  const render = (config: object, file?: string) =>
+    new Tokenizer(small, JSON.stringify(config), file).applyChatTemplate(user);
 
   test('chat_template.jinja goes before tokenizer_config.json, whose template may be a named one', () => {
     expect(render({ chat_template: 'from config' })).toBe('from config');
     expect(render({ chat_template: 'from config' }, 'from file')).toBe('from file');
-    const named = [{ name: 'tool_use', template: 'tools' }, { name: 'default', template: 'plain' }];
+    const named = [
+      { name: 'tool_use', template: 'tools' },
+      { name: 'default', template: 'plain' },
+    ];
     expect(render({ chat_template: named })).toBe('plain');
   });
 
@@ -157,7 +167,11 @@ describe('loading', () => {
     ['not JSON', '{', 'tokenizer.json is not valid JSON'],
     ['not an object', '[]', 'tokenizer.json must hold a JSON object'],
     ['not a tokenizer', '{}', 'tokenizer.json is not supported'],
-    ['an unknown model', JSON.stringify({ ...JSON.parse(sentencePieceTokenizer.json), model: { type: 'X' } }), 'not supported'],
+    [
+      'an unknown model',
+      JSON.stringify({ ...JSON.parse(sentencePieceTokenizer.json), model: { type: 'X' } }),
+      'not supported',
+    ],
   ])('refuses %s', (_, text, message) => {
     expect(() => new Tokenizer(text)).toThrow(message);
     expect(() => new Tokenizer(text)).toThrow(ModelError);

@@ -11,7 +11,7 @@ import type { DecodeOptions, Tokenizer } from '#nano/utils/tokenizer';
 export interface Detokenizer {
   /** Adds a token; returns the text that is now certain, which may be none. Never half a character. */
   push(tokenId: number): string;
-  /** The end: returns what was held back. Bytes that never became a character are one U+FFFD each run. */
+  /** The end: returns what was held back. Bytes that never became a character become U+FFFD. */
   flush(): string;
 }
 
@@ -20,9 +20,7 @@ export interface Detokenizer {
  * `tokenizer.decode` of all the tokens, whatever they are.
  */
 export function createDetokenizer(tokenizer: Tokenizer, options: DecodeOptions = {}): Detokenizer {
-  return tokenizer.isByteLevel
-    ? new ByteDetokenizer(tokenizer, options)
-    : new WindowDetokenizer(tokenizer, options);
+  return tokenizer.isByteLevel ? new ByteDetokenizer(tokenizer, options) : new WindowDetokenizer(tokenizer, options);
 }
 
 /**

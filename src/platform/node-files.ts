@@ -13,7 +13,7 @@ export class FolderFiles implements ModelFiles {
     if (found === undefined) {
       throw new ModelError(
         `The model folder '${folder}' does not exist (looked in ${path.resolve(folder)}). ` +
-          'Give a folder that holds config.json and *.safetensors, or the id of a model on the hub, e.g. Qwen/Qwen3-0.6B.',
+          'Give a folder with config.json and *.safetensors, or the id of a model on the hub, e.g. Qwen/Qwen3-0.6B.',
       );
     }
     if (!found.isDirectory()) {

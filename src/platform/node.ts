@@ -21,7 +21,7 @@ export const platform: Platform = {
       );
     }
     const folder = await downloadModel(model, {
-      onProgress: ({ file, done, total }) => onProgress(`Downloading ${file}: ${megabytes(done)} of ${megabytes(total)}`),
+      onProgress: (file, done, total) => onProgress(`Downloading ${file}: ${megabytes(done)} of ${megabytes(total)}`),
     });
     return FolderFiles.open(folder);
   },

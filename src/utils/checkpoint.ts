@@ -160,11 +160,11 @@ async function openShard(files: ModelFiles, shard: string): Promise<SafetensorsR
 /** The index's `weight_map`: from tensor to the file that holds it. */
 async function readIndex(files: ModelFiles): Promise<Map<string, string>> {
   if (!(await files.has(INDEX_FILE))) {
-    const other = (await files.has('pytorch_model.bin')) || (await files.has('pytorch_model.bin.index.json'));
-    throw new ModelError(
-      `${files.name} has neither ${SINGLE_FILE} nor ${INDEX_FILE}. ` +
-        (other ? 'It has PyTorch .bin files, which can run code when loaded: convert them to safetensors.' : 'Is it a model?'),
-    );
+    const pickled = (await files.has('pytorch_model.bin')) || (await files.has('pytorch_model.bin.index.json'));
+    const hint = pickled
+      ? 'It has PyTorch .bin files, which can run code when loaded: convert them to safetensors.'
+      : 'Is it the folder of a model?';
+    throw new ModelError(`${files.name} has neither ${SINGLE_FILE} nor ${INDEX_FILE}. ${hint}`);
   }
   const label = `${INDEX_FILE} in ${files.name}`;
   const { weight_map: weightMap } = parseJsonObject(await files.readText(INDEX_FILE), label);

@@ -58,8 +58,9 @@ export class CachedModel {
     if (!(await has('config.json'))) return undefined;
     if (await has('model.safetensors')) return snapshot;
     const index = await readFile(path.join(snapshot, 'model.safetensors.index.json'), 'utf8').catch(() => '{}');
-    const shards = new Set(Object.values((JSON.parse(index) as { weight_map?: object }).weight_map ?? {}));
-    for (const shard of shards) if (!(await has(String(shard)))) return undefined;
+    // Read without parsing it strictly: whether the index is sound is for the loader to say.
+    const shards = new Set(index.match(/[^"/\\]+\.safetensors(?=")/g));
+    for (const shard of shards) if (!(await has(shard))) return undefined;
     return shards.size > 0 ? snapshot : undefined;
   }
 }

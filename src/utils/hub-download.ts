@@ -10,7 +10,7 @@ export interface Download {
   readonly file: string;
   readonly url: string;
   readonly size: number;
-  /** SHA-256 of a large file; git's SHA-1 of a small one. */
+  /** SHA-256 of a large file (64 hexadecimal digits); git's SHA-1 of a small one (40). */
   readonly hash: string;
 }
 
@@ -119,7 +119,9 @@ async function fetchRest(
   }
   if (!response.ok) throw await transport.refused(response);
   onBytes(done);
-  for await (const chunk of response.body ?? []) {
+  // The web's type of a stream does not say so, but in Node one can be iterated.
+  const body = response.body as unknown as AsyncIterable<Uint8Array> | null;
+  for await (const chunk of body ?? []) {
     await handle.appendFile(chunk);
     done += chunk.byteLength;
     onBytes(done);
@@ -137,7 +139,7 @@ class TemporaryError extends Error {}
 
 /** fetch throws a TypeError for everything that goes wrong on the wire, with the reason as its cause. */
 export function isNetworkError(error: unknown): boolean {
-  return error instanceof TypeError || error instanceof TemporaryError;
+  return (error instanceof TypeError && error.cause !== undefined) || error instanceof TemporaryError;
 }
 
 export function describeNetworkError(error: unknown): string {
@@ -146,8 +148,7 @@ export function describeNetworkError(error: unknown): string {
 }
 
 async function hasHash(file: string, { hash, size }: Download): Promise<boolean> {
-  const sha256 = /^[0-9a-f]{64}$/.test(hash);
-  if (!sha256 && !/^[0-9a-f]{40}$/.test(hash)) return true; // not one we know: a mirror's own
+  const sha256 = hash.length === 64;
   const digest = createHash(sha256 ? 'sha256' : 'sha1');
   if (!sha256) digest.update(`blob ${size}\0`); // git hashes the kind and length with the content
   for await (const chunk of createReadStream(file)) digest.update(chunk);

@@ -1,10 +1,11 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
-import { getHFHubCachePath, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
+import { getHFHubCachePath, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
 import { HubError } from '#nano/errors';
 import { CachedModel, sizeOf } from '#nano/utils/hub-cache';
-import { describeNetworkError, downloadResumable, isNetworkError, type Transport } from '#nano/utils/hub-download';
+import { downloadResumable, isNetworkError, type Transport } from '#nano/utils/hub-download';
+import { explainHubError, explainStatus, type HubRequestInfo } from '#nano/utils/hub-errors';
 
 /** Called as bytes arrive. `done` begins above zero when an earlier download is continued. */
 export type ProgressCallback = (file: string, done: number, total: number) => void;
@@ -15,8 +16,9 @@ export interface DownloadOptions {
   onProgress?: ProgressCallback;
 }
 
-const NEEDED =
-  /^(config\.json|generation_config\.json|tokenizer.*\.json|chat_template\.jinja|model\.safetensors\.index\.json|.*\.safetensors)$/;
+/** Top-level files only: weights in other formats lie in folders of their own. */
+const NEEDED = /^((generation_|tokenizer_)?config\.json|tokenizer[\w.-]*\.json|chat_template\.jinja)$/;
+const WEIGHTS = /^([\w.-]+\.safetensors|model\.safetensors\.index\.json)$/;
 
 /**
  * Downloads a model from the Hugging Face hub into the cache that all Hugging Face tools share, or finds
@@ -56,7 +58,7 @@ export async function downloadModel(id: string, options: DownloadOptions = {}): 
   try {
     for (const entry of files) {
       if (await cache.hasFile(commit, entry.path, entry.size)) continue;
-      const hash = entry.lfs?.oid ?? entry.oid ?? commit;
+      const hash = contentHash(entry);
       if ((await sizeOf(cache.blobPath(hash))) !== entry.size) {
         const download = { file: entry.path, url: hub.fileUrl(commit, entry.path), size: entry.size, hash };
         const onBytes = (done: number) => onProgress(entry.path, done, entry.size);
@@ -78,14 +80,18 @@ interface Listing {
 }
 
 /** The hub's side of one model. */
-class Hub implements Transport {
-  private readonly endpoint = (process.env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
+class Hub implements Transport, HubRequestInfo {
+  readonly endpoint = (process.env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
 
   constructor(
-    private readonly id: string,
-    private readonly revision: string,
+    readonly id: string,
+    readonly revision: string,
     private readonly token: string | undefined,
   ) {}
+
+  get hasToken(): boolean {
+    return this.token !== undefined;
+  }
 
   readonly fetch = (url: string | URL | Request, init: RequestInit = {}): Promise<Response> => {
     const headers = new Headers(init.headers);
@@ -102,19 +108,18 @@ class Hub implements Transport {
       revision: this.revision,
       additionalFields: ['sha'],
     });
-    if (!/^[0-9a-f]{40}$/.test(commit)) throw new HubError(`${this.endpoint} sent the commit '${commit}' for ${this.id}.`);
+    if (!/^[0-9a-f]{40}$/.test(commit)) throw new HubError(`${this.endpoint} calls '${commit}' a commit. Is it a hub?`);
     const files: ListFileEntry[] = [];
-    // Not recursive: weights in other formats lie in folders of their own.
     for await (const entry of listFiles({ ...shared, repo: this.id, revision: commit })) {
-      if (entry.type === 'file' && NEEDED.test(entry.path) && !entry.path.includes('/')) files.push(entry);
+      if (entry.type === 'file' && (NEEDED.test(entry.path) || WEIGHTS.test(entry.path))) files.push(entry);
     }
-    // Some models have their weights twice, whole and in shards, or under the maker's own names.
-    const whole = files.some(({ path: file }) => file === 'model.safetensors');
-    const wanted = files.filter(({ path: file }) => !whole || !file.includes('safetensors') || file === 'model.safetensors');
-    if (!wanted.some(({ path: file }) => file.endsWith('.safetensors'))) {
+    const names = files.map((entry) => entry.path);
+    if (!names.some((name) => name.endsWith('.safetensors'))) {
       throw new HubError(`${this.id} has no .safetensors weights on ${this.endpoint}. Choose a model that has.`);
     }
-    return { commit, files: wanted };
+    // Some models have their weights twice: whole, and in shards or under the maker's own names.
+    if (!names.includes('model.safetensors')) return { commit, files };
+    return { commit, files: files.filter(({ path: f }) => f === 'model.safetensors' || !WEIGHTS.test(f)) };
   }
 
   fileUrl(commit: string, file: string): string {
@@ -123,52 +128,11 @@ class Hub implements Transport {
 
   async refused(response: Response): Promise<HubError> {
     await response.body?.cancel();
-    return this.explainStatus(response.status);
+    return explainStatus(response.status, this);
   }
 
-  /** Any error on the way, as a HubError with the next step in it. */
   explain(error: unknown): HubError {
-    if (error instanceof HubError) return error;
-    if (error instanceof HubApiError) return this.explainStatus(error.statusCode, error);
-    if (isNetworkError(error)) {
-      return new HubError(
-        `${this.endpoint} cannot be reached (${describeNetworkError(error)}). Check the network, set HF_ENDPOINT to ` +
-          'a mirror, or give a local folder.',
-        { cause: error },
-      );
-    }
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOSPC') {
-      return new HubError(
-        `The disk of the cache ${getHFHubCachePath()} is full. Make room, or set HF_HOME to a folder on another disk; ` +
-          'the download continues where it stopped.',
-        { cause: error },
-      );
-    }
-    return new HubError(
-      `${this.id} could not be downloaded into ${getHFHubCachePath()}: ${message}. ` +
-        'The folder can be changed with HF_HOME.',
-      { cause: error },
-    );
-  }
-
-  private explainStatus(status: number, cause?: unknown): HubError {
-    const page = `${this.endpoint}/${this.id}`;
-    const say = (message: string) => new HubError(`${message} (${page} answered ${status}.)`, { cause });
-    if (status === 401) {
-      return this.token === undefined
-        ? say(`'${this.id}' does not exist, or is private or gated. Check the name, or set HF_TOKEN to an access token.`)
-        : say(`'${this.id}' does not exist, or HF_TOKEN is not valid for it. Check both.`);
-    }
-    if (status === 403) {
-      const how = this.token === undefined ? 'and set HF_TOKEN to an access token' : 'with the account of HF_TOKEN';
-      return say(`Access to '${this.id}' must be granted first: accept its conditions on ${page} ${how}.`);
-    }
-    if (status === 404) {
-      return say(`There is no model '${this.id}' with the revision '${this.revision}'. Check the spelling, or give a local folder.`);
-    }
-    if (status === 429) return say('The hub asks for a pause: too many requests. Wait a few minutes, or set HF_TOKEN.');
-    return say('The hub has trouble. Try again later; what is downloaded already is kept.');
+    return explainHubError(error, this);
   }
 }
 
@@ -182,6 +146,13 @@ function checkNames(id: string, revision: string): void {
   }
 }
 
+/** Large files are known by their SHA-256, small ones by git's SHA-1. It names a file in the cache: check its form. */
+function contentHash({ path: file, lfs, oid }: ListFileEntry): string {
+  const hash = lfs?.oid ?? oid ?? '';
+  if (/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(hash)) return hash;
+  throw new HubError(`The hub lists ${file} with the hash '${hash}', which is none. Download the model by hand.`);
+}
+
 function isOffline(): boolean {
   return /^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '');
 }
@@ -190,7 +161,8 @@ function isOffline(): boolean {
 async function readToken(): Promise<string | undefined> {
   const fromEnvironment = process.env.HF_TOKEN?.trim();
   if (fromEnvironment) return fromEnvironment;
-  const home = process.env.HF_HOME ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'huggingface');
-  const stored = await readFile(process.env.HF_TOKEN_PATH ?? path.join(home, 'token'), 'utf8').catch(() => '');
+  const caches = process.env.XDG_CACHE_HOME || path.join(homedir(), '.cache');
+  const home = process.env.HF_HOME || path.join(caches, 'huggingface');
+  const stored = await readFile(process.env.HF_TOKEN_PATH || path.join(home, 'token'), 'utf8').catch(() => '');
   return stored.trim() || undefined;
 }

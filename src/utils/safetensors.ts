@@ -25,6 +25,7 @@ export interface TensorInfo {
 }
 
 /** Bytes per element. */
+// biome-ignore format: one line for each width
 const ELEMENT_BYTES: Readonly<Record<string, number>> = {
   BOOL: 1, U8: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, F8_E8M0: 1,
   U16: 2, I16: 2, F16: 2, BF16: 2,

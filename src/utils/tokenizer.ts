@@ -1,7 +1,7 @@
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
 import { InvalidRequestError, ModelError } from '#nano/errors';
 import type { ModelFiles } from '#nano/platform/files';
-import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from '#nano/utils/chat-template';
+import { type ChatMessage, ChatTemplate, type ChatTemplateOptions } from '#nano/utils/chat-template';
 import { isJsonObject, type JsonObject, parseJsonObject } from '#nano/utils/json';
 
 export interface EncodeOptions {

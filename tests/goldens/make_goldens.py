@@ -10,9 +10,9 @@ Each folder beside this file is one random-weight Qwen3 checkpoint, laid out as 
 publishes them, with two more files:
 
   goldens.safetensors   one float32 tensor per prompt, `logits.<i>` of shape [rows, vocab]
-  goldens.json          per prompt: its tokens, the first prompt position `logits.<i>` covers,
-                        64 greedily decoded tokens, and the smallest gap between the two best
-                        logits met on the way
+  goldens.json          per prompt: its tokens, the first prompt position `logits.<i>` covers, how
+                        many rows that is, 64 greedily decoded tokens (the end-of-sequence token
+                        ends nothing), and the smallest gap between the two best logits on the way
 
 All arithmetic is float32 with eager attention, whatever dtype the weights are stored in. Weights
 are rounded to the stored dtype first, so that both sides compute with exactly the same numbers.
@@ -69,16 +69,24 @@ MODELS = {
                              tied=False, dtype="BF16", style="new", theta=1e6, shards=2),
 }
 
+
+def chat(*turns):
+    roles = ("user", "assistant")
+    text = "".join(f"<|im_start|>{roles[i % 2]}\n{turn}<|im_end|>\n" for i, turn in enumerate(turns))
+    return text + "<|im_start|>assistant\n"
+
+
+STORY = "Once upon a time, a small mouse named Nell lived by the river. Nell had a red kite, and loved it very much."
+
 STORY_TEXTS = [
     "Once",
     "Once upon a time",
-    "One morning, a little fox",
-    "Once upon a time there was a small mouse who lived near the river. Every day",
-    "The old owl wanted to find a friend. She looked in the forest and",
-    "\"Why are you sad?\" asked the rabbit.",
-    "Once upon a time, in a village by the sea, there lived a girl who wished for a boat. "
-    "One day she met a bear. The bear said that",
-    "They played together all day, and when the sun went down they",
+    "Once upon a time, there was a brave fox named Mira who lived by the sea. One day",
+    "In a quiet village, where the river bends, there lived",
+    chat("Tell me a story."),
+    chat("Tell me a story about Mira the fox and a red kite."),
+    chat(f"Read this story.\n\n{STORY}\n\nQuestion: What did Nell love?"),
+    chat("Tell me a short story.", STORY, "Where did Nell live?"),
 ]
 
 
@@ -183,7 +191,7 @@ def load(folder, dtype=torch.float32):
 
 
 @torch.no_grad()
-def goldens_of(model, tokens, all_rows_up_to, last_rows):
+def goldens_of(model, tokens, all_rows_up_to, last_rows, until_tie=False):
     """Logits of the prompt, and GREEDY further tokens. No KV cache: each step is a full forward."""
     ids = torch.tensor([tokens])
     logits = model(input_ids=ids, use_cache=False).logits[0]
@@ -191,7 +199,10 @@ def goldens_of(model, tokens, all_rows_up_to, last_rows):
     row, greedy, gap = logits[-1], [], float("inf")
     for _ in range(GREEDY):
         top = torch.topk(row, 2)
-        gap = min(gap, (top.values[0] - top.values[1]).item())
+        step_gap = (top.values[0] - top.values[1]).item()
+        if until_tie and step_gap < MIN_GAP:
+            break  # a trained model cannot be reseeded: its tokens count up to the first near-tie
+        gap = min(gap, step_gap)
         greedy.append(top.indices[0].item())
         ids = torch.cat([ids, torch.tensor([[greedy[-1]]])], dim=1)
         row = model(input_ids=ids, use_cache=False).logits[0, -1]
@@ -286,9 +297,11 @@ def make_from_model(folder, out, texts):
     for text in texts:
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
         prompts.append({"text": text, "tokens": tokens})
-        results.append(goldens_of(model, tokens, 0, 4 if len(tokens) >= 4 else len(tokens)))
-        prompts[-1]["greedyText"] = tokenizer.decode(results[-1][2], skip_special_tokens=False)
-        print(f"{len(tokens)} tokens, min gap {results[-1][3]:.4f}: {text!r} -> {prompts[-1]['greedyText'][:80]!r}")
+        results.append(goldens_of(model, tokens, 0, min(4, len(tokens)), until_tie=True))
+        greedy = results[-1][2]
+        prompts[-1]["greedyText"] = tokenizer.decode(greedy, skip_special_tokens=False)
+        print(f"{len(tokens)} tokens, {len(greedy)} more, min gap {results[-1][3]:.4f}: {text!r} -> "
+              f"{prompts[-1]['greedyText']!r}")
     os.makedirs(out, exist_ok=True)
     write_goldens(out, results, prompts, {})
 

@@ -26,7 +26,13 @@ const pieces = ['<unk>', '<s>', '</s>'];
 for (let byte = 0; byte < 256; byte++) pieces.push(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
 pieces.push('▁', 'a', 'b', 'c', 'ab', '▁ab');
 const special = (id: number) => ({
-  id, content: pieces[id], special: true, normalized: false, single_word: false, lstrip: false, rstrip: false,
+  id,
+  content: pieces[id],
+  special: true,
+  normalized: false,
+  single_word: false,
+  lstrip: false,
+  rstrip: false,
 });
 
 sentencePieceTokenizer.json = JSON.stringify({
@@ -55,7 +61,10 @@ sentencePieceTokenizer.json = JSON.stringify({
     ],
   },
   model: {
-    type: 'BPE', unk_token: '<unk>', fuse_unk: true, byte_fallback: true,
+    type: 'BPE',
+    unk_token: '<unk>',
+    fuse_unk: true,
+    byte_fallback: true,
     vocab: Object.fromEntries(pieces.map((piece, id) => [piece, id])),
     merges: ['a b', '▁ ab'],
   },
