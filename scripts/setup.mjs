@@ -23,13 +23,23 @@ async function buildAddon() {
     ['CMake', ['cmake']],
   ].filter(([, names]) => !names.some((name) => name && works(name)));
   if (missing.length > 0) {
-    say(`No ${missing.map(([what]) => what).join(' and no ')} found: the engine will run on the slow 'reference' backend.`);
+    say(
+      `No ${missing.map(([what]) => what).join(' and no ')} found: the engine will run on the slow 'reference' backend.`,
+    );
     rmSync(join(root, 'build'), { recursive: true, force: true });
     return;
   }
   await step('addon', 'build/.setup', ['csrc'], 'Building the native backend (C++)', async () => {
     try {
-      await run(process.execPath, ['node_modules/cmake-js/bin/cmake-js', 'compile', '-d', 'csrc', '-O', 'build', '--silent']);
+      await run(process.execPath, [
+        'node_modules/cmake-js/bin/cmake-js',
+        'compile',
+        '-d',
+        'csrc',
+        '-O',
+        'build',
+        '--silent',
+      ]);
     } catch (error) {
       if (process.env.CI) throw error;
       say(`The native backend did not build; going on with the slow 'reference' backend.\n${error.message}`);
@@ -48,10 +58,18 @@ async function compileTypeScript() {
 async function transpileDays() {
   const files = list('days').filter((file) => /day\d+\/[\w-]+\.ts$/.test(file) && !file.endsWith('.test.ts'));
   if (files.length === 0) return;
-  const { build } = await import(pathToFileURL(join(root, 'node_modules/esbuild/lib/main.js')).href).then((m) => m.default);
+  const { build } = await import(pathToFileURL(join(root, 'node_modules/esbuild/lib/main.js')).href).then(
+    (m) => m.default,
+  );
   const entryPoints = files.map((file) => join(root, file));
   try {
-    await build({ entryPoints, outdir: join(root, 'dist/days'), outbase: join(root, 'days'), format: 'esm', logLevel: 'silent' });
+    await build({
+      entryPoints,
+      outdir: join(root, 'dist/days'),
+      outbase: join(root, 'days'),
+      format: 'esm',
+      logLevel: 'silent',
+    });
   } catch (error) {
     say(`Not all exercises can be read as TypeScript; \`--learner\` will not run them:\n${error.message}`);
   }

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { fileURLToPath } from 'node:url';
-import { chat } from '#nano/cli/chat';
 import { helpText, parseArguments } from '#nano/cli/arguments';
+import { chat } from '#nano/cli/chat';
 import { runAsLearner } from '#nano/cli/learner';
 import { NanoVllmError } from '#nano/errors';
 import { LLM } from '#nano/llm';

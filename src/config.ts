@@ -42,7 +42,11 @@ export const CONFIG_FIELDS = {
   enforceEager: { kind: 'flag', doc: 'Never replay captured graphs; run every operation one by one.' },
   tensorParallelSize: count('Ranks the model is split over.', 1, 1),
   seed: count('Seeds the requests that bring no seed of their own.', 0),
-  loadFormat: { kind: 'choice', choices: LOAD_FORMATS, doc: 'dummy fills the weights with random numbers (benchmarks).' },
+  loadFormat: {
+    kind: 'choice',
+    choices: LOAD_FORMATS,
+    doc: 'dummy fills the weights with random numbers (benchmarks).',
+  },
 } as const satisfies Fields;
 
 /**

@@ -1,11 +1,11 @@
 export { Config, type ConfigOptions } from '#nano/config';
-export type { TokenLogprobs } from '#nano/engine/logprobs';
 export type { Prompt } from '#nano/engine/llm-engine';
+export type { TokenLogprobs } from '#nano/engine/logprobs';
 export type { RequestOutput, RequestUpdate } from '#nano/engine/outputs';
 export { type FinishReason, Sequence, type SequenceStatus } from '#nano/engine/sequence';
 export * from '#nano/errors';
 export { type GenerateOptions, LLM, type Stats } from '#nano/llm';
 export { type SamplingOptions, SamplingParams } from '#nano/sampling-params';
-export { cumulativeLengths, padBlockTables, slotsFor } from '#nano/utils/context';
 export type { ChatMessage, ChatTemplateOptions } from '#nano/utils/chat-template';
+export { cumulativeLengths, padBlockTables, slotsFor } from '#nano/utils/context';
 export { Tokenizer } from '#nano/utils/tokenizer';

@@ -1,13 +1,13 @@
 import { Config, type ConfigOptions } from '#nano/config';
-import { buildEngine, type BuiltEngine } from '#nano/engine/build-engine';
+import { type BuiltEngine, buildEngine } from '#nano/engine/build-engine';
 import type { Prompt } from '#nano/engine/llm-engine';
 import type { RequestOutput, RequestUpdate } from '#nano/engine/outputs';
 import { ConfigError, InvalidRequestError, NanoVllmError } from '#nano/errors';
 import { platform } from '#nano/platform';
-import { SamplingParams, type SamplingOptions } from '#nano/sampling-params';
+import { type SamplingOptions, SamplingParams } from '#nano/sampling-params';
 import { ATTN_BACKENDS, type AttnBackend, type Backend } from '#nano/tensor/kernels';
-import { Progress } from '#nano/utils/progress';
 import type { ChatMessage, ChatTemplateOptions } from '#nano/utils/chat-template';
+import { Progress } from '#nano/utils/progress';
 import type { Tokenizer } from '#nano/utils/tokenizer';
 
 export interface GenerateOptions {
@@ -98,7 +98,8 @@ export class LLM {
     const list = isSinglePrompt(prompts) ? [prompts] : prompts;
     const paramsOf = this.paramsFor(list, params);
     const { engine } = this.built;
-    const progress = (options.progress ?? true) ? new Progress(list.length, engine.counters, platform.showStatus) : null;
+    const progress =
+      (options.progress ?? true) ? new Progress(list.length, engine.counters, platform.showStatus) : null;
     const ids: number[] = [];
     const abortAll = () => ids.forEach((id) => engine.abort(id));
     try {
@@ -244,7 +245,10 @@ export class LLM {
     });
   }
 
-  private paramsFor(prompts: readonly Prompt[], params: SamplingOptions | readonly SamplingOptions[]): SamplingParams[] {
+  private paramsFor(
+    prompts: readonly Prompt[],
+    params: SamplingOptions | readonly SamplingOptions[],
+  ): SamplingParams[] {
     const list = isList(params) ? params : prompts.map(() => params);
     if (list.length !== prompts.length) {
       throw new InvalidRequestError(

@@ -1,17 +1,17 @@
 import { afterAll, describe, expect, test } from 'vitest';
-import { buildEngine } from '#nano/engine/build-engine';
 import { Config } from '#nano/config';
-import { FolderFiles } from '#nano/platform/node-files';
+import { buildEngine } from '#nano/engine/build-engine';
 import { platform } from '#nano/platform';
+import { FolderFiles } from '#nano/platform/node-files';
+import { TEST_BACKENDS } from './helpers/backends';
 import { goldenNames, loadBareModel, promptLogits, readGolden, worstRowError } from './helpers/models';
 
 /** What Hugging Face transformers computes in float32, and how near each dtype must come. */
 const TOLERANCE = { float32: 1e-4, bfloat16: 2e-2 } as const;
-const backends = ['reference', 'cpu'] as const;
 const worst: Record<string, number> = {};
 
 for (const name of goldenNames()) {
-  describe.each(backends)(`${name} on %s`, (backendName) => {
+  describe.each(TEST_BACKENDS)(`${name} on %s`, (backendName) => {
     test.each(['float32', 'bfloat16'] as const)('%s logits', async (dtype) => {
       const golden = await readGolden(name);
       const backend = platform.createBackend(backendName);

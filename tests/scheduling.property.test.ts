@@ -4,6 +4,7 @@ import type { LLMEngine } from '#nano/engine/llm-engine';
 import type { RequestOutput } from '#nano/engine/outputs';
 import { platform } from '#nano/platform';
 import type { TokenHash } from '#nano/utils/hash';
+import { TEST_BACKENDS } from './helpers/backends';
 import { TINY_CONFIG, TinyModel } from './helpers/tiny-model';
 
 const VOCAB = TINY_CONFIG.vocab_size;
@@ -34,7 +35,10 @@ const promptArbitrary = fc
     shared: fc.integer({ min: 0, max: 20 }),
     tail: fc.array(fc.integer({ min: 1, max: VOCAB - 1 }), { minLength: 1, maxLength: 6 }),
   })
-  .map(({ text, shared, tail }) => [...Array.from({ length: shared }, (_, i) => 1 + ((i * 7 + text * 13) % (VOCAB - 1))), ...tail]);
+  .map(({ text, shared, tail }) => [
+    ...Array.from({ length: shared }, (_, i) => 1 + ((i * 7 + text * 13) % (VOCAB - 1))),
+    ...tail,
+  ]);
 
 const workloadArbitrary: fc.Arbitrary<Workload> = fc.record({
   blockSize: fc.integer({ min: 1, max: 8 }),
@@ -57,7 +61,12 @@ const workloadArbitrary: fc.Arbitrary<Workload> = fc.record({
 
 const seen = { steps: 0, preemptions: 0, cachedTokens: 0, chunked: 0, aborted: 0 };
 
-async function runAlone(model: TinyModel, { prompt, maxTokens, temperature }: WorkItem, seed: number, maxModelLen: number) {
+async function runAlone(
+  model: TinyModel,
+  { prompt, maxTokens, temperature }: WorkItem,
+  seed: number,
+  maxModelLen: number,
+) {
   const engine = model.engine({ numKvCacheBlocks: 8, kvCacheBlockSize: 64, maxModelLen, enablePrefixCaching: false });
   engine.addRequest(prompt, { temperature, maxTokens, seed });
   for (;;) {
@@ -124,14 +133,11 @@ async function check(model: TinyModel, workload: Workload, hash?: TokenHash): Pr
 }
 
 describe('scheduling never changes results', () => {
-  test.each([
-    ['reference', 1000],
-    ['cpu', 300],
-  ] as const)('%s: %i random workloads', async (backendName, numRuns) => {
+  test.each(TEST_BACKENDS)('%s: 1,000 random workloads', async (backendName) => {
     const model = new TinyModel(platform.createBackend(backendName));
     await fc.assert(
       fc.asyncProperty(workloadArbitrary, (workload) => check(model, workload)),
-      { numRuns },
+      { numRuns: 1000 },
     );
     model.backend.close();
     console.log(`${backendName}: seen so far`, seen);
@@ -147,7 +153,7 @@ describe('scheduling never changes results', () => {
     const model = new TinyModel(platform.createBackend('reference'));
     await fc.assert(
       fc.asyncProperty(workloadArbitrary, (workload) => check(model, { ...workload, enablePrefixCaching: true }, hash)),
-      { numRuns: 150 },
+      { numRuns: 100 },
     );
   });
 });

@@ -185,9 +185,7 @@ export class NativeBackend implements Backend {
     const { contextLens, blockTables, softmaxScale, workspace: w } = args;
     const lengths = [contextLens.desc, blockTables.desc] as const;
     const options = [softmaxScale, w?.k.desc, w?.v.desc, w?.scores.desc] as const;
-    this.call(() =>
-      this.device.attnWithKvCache(out.desc, q.desc, kCache.desc, vCache.desc, ...lengths, ...options),
-    );
+    this.call(() => this.device.attnWithKvCache(out.desc, q.desc, kCache.desc, vCache.desc, ...lengths, ...options));
   }
 
   gatherRows(out: Tensor, x: Tensor, rows: Tensor): void {
@@ -197,9 +195,7 @@ export class NativeBackend implements Backend {
   sample(out: Tensor, logits: Tensor, args: SampleArgs): void {
     const { temperature, topK, topP, minP, seed, position } = args;
     const filters = [topK.desc, topP.desc, minP.desc] as const;
-    this.call(() =>
-      this.device.sample(out.desc, logits.desc, temperature.desc, ...filters, seed.desc, position.desc),
-    );
+    this.call(() => this.device.sample(out.desc, logits.desc, temperature.desc, ...filters, seed.desc, position.desc));
   }
 
   /**

@@ -1,11 +1,29 @@
-import type { ModelFiles } from '#nano/platform/files';
 import { ModelError } from '#nano/errors';
+import type { ModelFiles } from '#nano/platform/files';
 
 /** Published shapes, for benchmarks with random weights (`loadFormat: 'dummy'`): speed depends on shapes, not on values. */
 export const SHAPES = {
-  'qwen3-0.6b': { hidden_size: 1024, intermediate_size: 3072, num_hidden_layers: 28, num_attention_heads: 16, tied: true },
-  'qwen3-1.7b': { hidden_size: 2048, intermediate_size: 6144, num_hidden_layers: 28, num_attention_heads: 16, tied: true },
-  'qwen3-4b': { hidden_size: 2560, intermediate_size: 9728, num_hidden_layers: 36, num_attention_heads: 32, tied: true },
+  'qwen3-0.6b': {
+    hidden_size: 1024,
+    intermediate_size: 3072,
+    num_hidden_layers: 28,
+    num_attention_heads: 16,
+    tied: true,
+  },
+  'qwen3-1.7b': {
+    hidden_size: 2048,
+    intermediate_size: 6144,
+    num_hidden_layers: 28,
+    num_attention_heads: 16,
+    tied: true,
+  },
+  'qwen3-4b': {
+    hidden_size: 2560,
+    intermediate_size: 9728,
+    num_hidden_layers: 36,
+    num_attention_heads: 32,
+    tied: true,
+  },
 } as const;
 
 export type ShapeName = keyof typeof SHAPES;

@@ -47,7 +47,9 @@ export function parseArguments(argv: string[]): Arguments {
   try {
     ({ values } = parseArgs({ args: joinNegative(args), options: flags, strict: true, allowPositionals: false }));
   } catch (cause) {
-    throw new ConfigError(`${(cause as Error).message.split('. ')[0]}. \`npm start -- --help\` lists all flags.`, { cause });
+    throw new ConfigError(`${(cause as Error).message.split('. ')[0]}. \`npm start -- --help\` lists all flags.`, {
+      cause,
+    });
   }
   const text = (name: keyof typeof COMMON) => values[name] as string | undefined;
   // One seed serves both: the engine's, from which requests without their own derive theirs.

@@ -20,6 +20,8 @@ export interface BuiltEngine {
   readonly tokenizer: Tokenizer | undefined;
   readonly modelConfig: ModelConfig;
   readonly dtype: FloatDType;
+  /** Bytes of all weights as the checkpoint holds them, in `dtype`: what one decode step reads. */
+  readonly weightBytes: number;
   /** Sampling defaults of the model's generation_config.json. */
   readonly defaults: SamplingOptions;
 }
@@ -47,7 +49,9 @@ export async function buildEngine(
   else {
     const checkpoint = await openCheckpoint(files);
     try {
-      await loadWeights(model, checkpoint, backend, (done, total) => onProgress(`Loading weights: ${done} of ${total}`));
+      await loadWeights(model, checkpoint, backend, (done, total) =>
+        onProgress(`Loading weights: ${done} of ${total}`),
+      );
     } finally {
       await checkpoint.close();
     }
@@ -64,7 +68,10 @@ export async function buildEngine(
     eosTokenIds,
     tokenizer,
   });
-  return { engine, ops, tokenizer, modelConfig, dtype, defaults: samplingDefaults(generation) };
+  const weightBytes = model
+    .parameters()
+    .reduce((sum, { shape, tensor }) => sum + shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[tensor.dtype], 0);
+  return { engine, ops, tokenizer, modelConfig, dtype, weightBytes, defaults: samplingDefaults(generation) };
 }
 
 /**
@@ -83,9 +90,7 @@ function sizeKvCache(config: Config, model: ModelConfig, dtype: FloatDType, budg
   const elements = 2 * model.numHiddenLayers * blockSize * model.numKeyValueHeads * model.headDim;
   const blocksFor = (tokens: number) => Math.ceil(tokens / blockSize);
   const affordable =
-    config.numKvCacheBlocks === -1
-      ? Math.floor(budget / (elements * DTYPE_BYTES[dtype]))
-      : config.numKvCacheBlocks;
+    config.numKvCacheBlocks === -1 ? Math.floor(budget / (elements * DTYPE_BYTES[dtype])) : config.numKvCacheBlocks;
   const wanted = config.maxModelLen ?? Math.min(limit, DEFAULT_MAX_MODEL_LEN);
   const maxModelLen = config.maxModelLen ?? Math.min(wanted, affordable * blockSize);
   if (maxModelLen < 1 || blocksFor(maxModelLen) > affordable) {

@@ -184,7 +184,9 @@ export class LLMEngine {
     const check = (what: string, ids: readonly number[]) => {
       const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
       if (bad !== undefined) {
-        throw new InvalidRequestError(`${what} ${bad} is not in the vocabulary: ids are whole numbers from 0 to ${vocabSize - 1}.`);
+        throw new InvalidRequestError(
+          `${what} ${bad} is not in the vocabulary: ids are whole numbers from 0 to ${vocabSize - 1}.`,
+        );
       }
     };
     check('Token id', tokenIds);

@@ -1,7 +1,7 @@
 import type { Config } from '#nano/config';
+import { type TokenLogprobs, tokenLogprobs } from '#nano/engine/logprobs';
 import type { Batch } from '#nano/engine/scheduler';
 import type { Sequence } from '#nano/engine/sequence';
-import { type TokenLogprobs, tokenLogprobs } from '#nano/engine/logprobs';
 import { Sampler } from '#nano/layers/sampler';
 import type { CausalLM } from '#nano/models/registry';
 import type { FloatDType } from '#nano/tensor/dtype';

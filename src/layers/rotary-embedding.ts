@@ -13,7 +13,10 @@ import type { Tensor } from '#nano/tensor/tensor';
 export function rotaryTable(positions: number, dim: number, theta: number): Float32Array {
   const half = dim / 2;
   const table = new Float32Array(positions * dim);
-  const frequencies = Float32Array.from({ length: half }, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / dim)));
+  const frequencies = Float32Array.from(
+    { length: half },
+    (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / dim)),
+  );
   for (let p = 0; p < positions; p++) {
     for (let i = 0; i < half; i++) {
       const angle = Math.fround(p * frequencies[i]);

@@ -37,7 +37,7 @@ export class Sampler {
   /** 64 bits: the request's own seed, or the engine's seed with the request's number in the marked upper word. */
   private seedWords(seq: Sequence): [number, number] {
     const { seed } = seq.samplingParams;
-    if (seed !== undefined) return [seed % 2 ** 32 | 0, Math.floor(seed / 2 ** 32)];
-    return [this.engineSeed % 2 ** 32 | 0, 0x80000000 | seq.requestIndex];
+    if (seed !== undefined) return [(seed % 2 ** 32) | 0, Math.floor(seed / 2 ** 32)];
+    return [(this.engineSeed % 2 ** 32) | 0, 0x80000000 | seq.requestIndex];
   }
 }

@@ -82,7 +82,9 @@ export function parseTokenIds(value: unknown): number[] {
 function parseArchitecture(json: JsonObject, fail: (message: string) => never): string {
   const architecture = Array.isArray(json.architectures) ? json.architectures[0] : undefined;
   if (typeof architecture === 'string') return architecture;
-  return fail(`architectures must name the model class, e.g. ["Qwen3ForCausalLM"], got ${JSON.stringify(json.architectures)}.`);
+  return fail(
+    `architectures must name the model class, e.g. ["Qwen3ForCausalLM"], got ${JSON.stringify(json.architectures)}.`,
+  );
 }
 
 function positive(value: unknown, field: string, fail: (message: string) => never): number {

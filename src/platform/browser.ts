@@ -23,7 +23,9 @@ class UrlFiles implements ModelFiles {
       size: bytes.length,
       read: async (offset, into) => {
         if (offset + into.length > bytes.length) {
-          throw new ModelError(`${file} ends at byte ${bytes.length}; bytes up to ${offset + into.length} were asked for.`);
+          throw new ModelError(
+            `${file} ends at byte ${bytes.length}; bytes up to ${offset + into.length} were asked for.`,
+          );
         }
         into.set(bytes.subarray(offset, offset + into.length));
       },

@@ -120,7 +120,8 @@ export class Ops {
 
   siluAndMul(x: Tensor): Tensor {
     const { T, I2 } = match('siluAndMul', { x: [x, ['T', 'I2']] });
-    if (I2 % 2 !== 0) throw new InvalidTensorError(`siluAndMul: the columns are gate and up halves, got ${I2} of them.`);
+    if (I2 % 2 !== 0)
+      throw new InvalidTensorError(`siluAndMul: the columns are gate and up halves, got ${I2} of them.`);
     const out = this.empty([T, I2 / 2]);
     this.run((k) => k.siluAndMul(out, x));
     return out;

@@ -1,5 +1,5 @@
-import { DTYPE_BYTES, type DType } from '#nano/tensor/dtype';
 import { InvalidTensorError } from '#nano/errors';
+import { DTYPE_BYTES, type DType } from '#nano/tensor/dtype';
 
 /**
  * Where a tensor's elements live. The reference backend keeps a typed array, the native backends an

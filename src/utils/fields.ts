@@ -1,11 +1,18 @@
-import { NanoVllmError } from '#nano/errors';
+import type { NanoVllmError } from '#nano/errors';
 
 /**
  * What a setting may be, written once: the constructor checks values against it, the command line
  * makes a flag of it, and the help text prints it.
  */
 export type Field =
-  | { kind: 'number'; min: number; max: number; integer: boolean; doc: string; /** Also allowed, outside the range. */ or?: number }
+  | {
+      kind: 'number';
+      min: number;
+      max: number;
+      integer: boolean;
+      doc: string /** Also allowed, outside the range. */;
+      or?: number;
+    }
   | { kind: 'choice'; choices: readonly string[]; doc: string }
   | { kind: 'flag'; doc: string }
   | { kind: 'strings'; doc: string }
@@ -54,11 +61,7 @@ function accepts(field: Field, value: unknown): boolean {
  * Checks that every option is a known field with an accepted value. `undefined` counts as absent.
  * @throws the given error class, naming the field, the value and what would be accepted.
  */
-export function checkFields(
-  fields: Fields,
-  options: object,
-  ErrorClass: new (message: string) => NanoVllmError,
-): void {
+export function checkFields(fields: Fields, options: object, ErrorClass: new (message: string) => NanoVllmError): void {
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue;
     if (!Object.hasOwn(fields, name)) {

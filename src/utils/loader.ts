@@ -1,5 +1,5 @@
-import { bfloat16Bits, type FloatDType } from '#nano/tensor/dtype';
 import type { CausalLM } from '#nano/models/registry';
+import { bfloat16Bits, type FloatDType } from '#nano/tensor/dtype';
 import type { Backend } from '#nano/tensor/kernels';
 import type { Checkpoint } from '#nano/utils/checkpoint';
 
@@ -43,7 +43,12 @@ export function loadDummyWeights(model: CausalLM, backend: Backend, seed: number
       const count = Math.min(rowsPerChunk, rows - row);
       const start = (row * 7919 * 64) % (scaled.length - count * columns);
       const chunk = scaled.subarray(start, start + count * columns);
-      backend.loadRows(tensor, firstRow + row, new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength), 'bfloat16');
+      backend.loadRows(
+        tensor,
+        firstRow + row,
+        new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength),
+        'bfloat16',
+      );
     }
   }
 }

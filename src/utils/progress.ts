@@ -24,7 +24,9 @@ export class Progress {
     this.lastShown = now;
     const filled = Math.round((WIDTH * this.finished) / this.total);
     const bar = '█'.repeat(filled) + '░'.repeat(WIDTH - filled);
-    this.show(`${bar} ${this.finished}/${this.total} · prefill ${this.rate('prefill')} · decode ${this.rate('decode')} tok/s`);
+    this.show(
+      `${bar} ${this.finished}/${this.total} · prefill ${this.rate('prefill')} · decode ${this.rate('decode')} tok/s`,
+    );
   }
 
   done(): void {

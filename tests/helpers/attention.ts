@@ -25,7 +25,11 @@ export interface AttentionCase {
 }
 
 /** Largest relative norm of a row that is allowed, against float64 over the same (rounded) keys and values. */
-export const ATTENTION_TOLERANCE: Readonly<Record<FloatDType, number>> = { float32: 1e-5, float16: 2e-3, bfloat16: 1e-2 };
+export const ATTENTION_TOLERANCE: Readonly<Record<FloatDType, number>> = {
+  float32: 1e-5,
+  float16: 2e-3,
+  bfloat16: 1e-2,
+};
 
 /** Deterministic standard normal numbers (Box-Muller over a 32-bit xorshift). */
 export function gaussian(seed: number): () => number {
@@ -43,7 +47,10 @@ export function gaussian(seed: number): () => number {
 const PLANTED = 5; // position of the needle key
 
 /** Runs one case on a backend; returns the worst row error and how much losing the needle would change a row at least. */
-export async function attentionError(backend: Backend, c: AttentionCase): Promise<{ error: number; needleEffect: number }> {
+export async function attentionError(
+  backend: Backend,
+  c: AttentionCase,
+): Promise<{ error: number; needleEffect: number }> {
   const random = gaussian(c.seed);
   const totalQ = c.lengths.reduce((sum, l) => sum + l.queries, 0);
   const totalK = c.lengths.reduce((sum, l) => sum + l.keys, 0);
@@ -90,7 +97,13 @@ export async function attentionError(backend: Backend, c: AttentionCase): Promis
 }
 
 /** Every query gets a component along one direction, and one key is that direction. */
-function plantNeedles(c: AttentionCase, q: Float32Array, k: Float32Array, v: Float32Array, direction: Float32Array): void {
+function plantNeedles(
+  c: AttentionCase,
+  q: Float32Array,
+  k: Float32Array,
+  v: Float32Array,
+  direction: Float32Array,
+): void {
   const norm = Math.sqrt(direction.reduce((sum, x) => sum + x * x, 0));
   for (let row = 0; row < q.length / c.dim; row++) {
     for (let i = 0; i < c.dim; i++) q[row * c.dim + i] += (3 * Math.sqrt(c.dim) * direction[i]) / norm;
@@ -157,7 +170,8 @@ function oracle(c: AttentionCase, q: Float32Array, k: Float32Array, v: Float32Ar
         weights.forEach((w, j) => {
           for (let d = 0; d < c.dim; d++) row[d] += w * v[kv(j) + d];
         });
-        if (c.needle && visible > PLANTED + 1) needleEffect = Math.min(needleEffect, changeWithout(PLANTED, weights, row, v, kv));
+        if (c.needle && visible > PLANTED + 1)
+          needleEffect = Math.min(needleEffect, changeWithout(PLANTED, weights, row, v, kv));
       }
     }
     firstKey += keys;
@@ -187,7 +201,13 @@ function softmaxScores(
 }
 
 /** Relative change of a row when key `j` is dropped from the softmax: (row - w·v) / (1 - w) against row. */
-function changeWithout(j: number, weights: Float64Array, row: Float64Array, v: Float32Array, kv: (j: number) => number): number {
+function changeWithout(
+  j: number,
+  weights: Float64Array,
+  row: Float64Array,
+  v: Float32Array,
+  kv: (j: number) => number,
+): number {
   const w = weights[j];
   let [change, norm] = [0, 0];
   row.forEach((x, d) => {

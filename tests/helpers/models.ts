@@ -39,21 +39,28 @@ export async function readGolden(name: string): Promise<Golden> {
   const file = await (await FolderFiles.open(folder)).open('goldens.safetensors');
   const reader = await openSafetensors(file, 'goldens.safetensors');
   const prompts = await Promise.all(
-    json.prompts.map(async (entry: { tokens: number[]; firstRow: number; rows: number; greedy: number[] }, i: number) => {
-      const info = reader.tensors.get(`logits.${i}`);
-      if (!info) throw new Error(`${name}: no logits.${i}`);
-      const bytes = new Uint8Array(info.end - info.begin);
-      await reader.readRange(`logits.${i}`, 0, bytes);
-      const rows = Array.from({ length: entry.rows }, (_, r) => entry.firstRow + r);
-      return { tokenIds: entry.tokens, rows, logits: decodeFloats('float32', bytes), greedy: entry.greedy };
-    }),
+    json.prompts.map(
+      async (entry: { tokens: number[]; firstRow: number; rows: number; greedy: number[] }, i: number) => {
+        const info = reader.tensors.get(`logits.${i}`);
+        if (!info) throw new Error(`${name}: no logits.${i}`);
+        const bytes = new Uint8Array(info.end - info.begin);
+        await reader.readRange(`logits.${i}`, 0, bytes);
+        const rows = Array.from({ length: entry.rows }, (_, r) => entry.firstRow + r);
+        return { tokenIds: entry.tokens, rows, logits: decodeFloats('float32', bytes), greedy: entry.greedy };
+      },
+    ),
   );
   await file.close();
   return { name, folder, prompts };
 }
 
 /** A model built bare, with room for one sequence in its cache, to look at logits of all positions. */
-export async function loadBareModel(folder: string, backend: Backend, dtype: FloatDType, attnBackend: AttnBackend = 'flash') {
+export async function loadBareModel(
+  folder: string,
+  backend: Backend,
+  dtype: FloatDType,
+  attnBackend: AttnBackend = 'flash',
+) {
   const files = await FolderFiles.open(folder);
   const config = parseModelConfig(readFileSync(`${folder}/config.json`, 'utf8'), 'config.json');
   const ops = new Ops(backend);

@@ -38,7 +38,12 @@ export class TinyModel {
   engine(options: ConfigOptions & { numKvCacheBlocks: number; maxModelLen: number }, hash?: TokenHash): LLMEngine {
     const config = new Config(options);
     const { numKvCacheBlocks, maxModelLen } = options;
-    const runner = new ModelRunner(this.ops, this.model, { config, maxModelLen, numKvCacheBlocks, kvCacheDType: 'float32' });
+    const runner = new ModelRunner(this.ops, this.model, {
+      config,
+      maxModelLen,
+      numKvCacheBlocks,
+      kvCacheDType: 'float32',
+    });
     const { maxNumSeqs, maxNumBatchedTokens, kvCacheBlockSize, enablePrefixCaching } = config;
     const limits = { maxModelLen, maxNumSeqs, maxNumBatchedTokens, kvCacheBlockSize, numKvCacheBlocks };
     const vocabSize = TINY_CONFIG.vocab_size;

@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { platform } from '#nano/platform';
-import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import type { FloatDType } from '#nano/tensor/dtype';
+import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import { ATTENTION_TOLERANCE, type AttentionCase, attentionError } from '../helpers/attention';
+import { TEST_BACKENDS } from '../helpers/backends';
 
 /**
  * The full matrix: batch × length × heads × head size × dtype × kind, thousands of cells. `npm test` runs a
@@ -38,7 +39,9 @@ function pairwise(): Cell[] {
     names.slice(i + 1).forEach((b) => AXES[a].forEach((x) => AXES[b].forEach((y) => open.add(key(a, x, b, y))))),
   );
   const pairsOf = (cell: Partial<Cell>) =>
-    names.flatMap((a, i) => names.slice(i + 1).map((b) => key(a, cell[a], b, cell[b]))).filter((pair) => open.has(pair));
+    names
+      .flatMap((a, i) => names.slice(i + 1).map((b) => key(a, cell[a], b, cell[b])))
+      .filter((pair) => open.has(pair));
   const cells: Cell[] = [];
   let state = 1;
   const random = (n: number) => (state = (state * 48271) % 2147483647) % n;
@@ -77,21 +80,34 @@ function lengthsOf(cell: Cell, rows: number): AttentionCase['lengths'] {
 const full = process.env.NANOVLLM_FULL_MATRIX === '1';
 const cells = full ? everything() : pairwise();
 
-describe.each(['reference', 'cpu'] as const)('attention on %s', (backendName) => {
+describe.each(TEST_BACKENDS)('attention on %s', (backendName) => {
   test(`${cells.length} cells of the matrix against float64`, { timeout: full ? 36_000_000 : 240_000 }, async () => {
     const worst: Partial<Record<FloatDType, number>> = {};
     for (const [i, cell] of cells.entries()) {
       // In `npm test` the batch is cut to what a few seconds can draw, and the queries to sampled rows.
       const [queryHeads, keyHeads] = cell.heads;
       const elements = cell.length * keyHeads * cell.dim;
-      const batch = (full ? cell.batch : Math.max(1, Math.min(cell.batch, Math.floor(1e6 / elements)))) as Cell['batch'];
+      const batch = (
+        full ? cell.batch : Math.max(1, Math.min(cell.batch, Math.floor(1e6 / elements)))
+      ) as Cell['batch'];
       const work = batch * cell.length * queryHeads * cell.dim;
       const rows = full ? Infinity : Math.max(1, Math.floor((backendName === 'reference' ? 8e6 : 2e7) / work));
       const lengths = lengthsOf({ ...cell, batch }, rows);
-            const { dim, dtype, kind, attnBackend, blockSize } = cell;
+      const { dim, dtype, kind, attnBackend, blockSize } = cell;
       const backend = platform.createBackend(backendName);
       const needle = i % 2 === 0;
-      const c: AttentionCase = { lengths, heads: queryHeads, kvHeads: keyHeads, dim, dtype, kind, attnBackend, blockSize, needle, seed: i + 1 };
+      const c: AttentionCase = {
+        lengths,
+        heads: queryHeads,
+        kvHeads: keyHeads,
+        dim,
+        dtype,
+        kind,
+        attnBackend,
+        blockSize,
+        needle,
+        seed: i + 1,
+      };
       const { error, needleEffect } = await attentionError(backend, c);
       backend.close();
       worst[dtype] = Math.max(worst[dtype] ?? 0, error);
@@ -103,8 +119,20 @@ describe.each(['reference', 'cpu'] as const)('attention on %s', (backendName) =>
 
   test.each(ATTN_BACKENDS)('%s: contiguous prefill without a causal mask', async (attnBackend) => {
     const backend = platform.createBackend(backendName);
-    const lengths = [{ queries: 5, keys: 40 }, { queries: 0, keys: 0 }, { queries: 33, keys: 33 }];
-    const shape = { lengths, heads: 4, kvHeads: 2, dim: 64, dtype: 'float32', kind: 'contiguous', blockSize: 16 } as const;
+    const lengths = [
+      { queries: 5, keys: 40 },
+      { queries: 0, keys: 0 },
+      { queries: 33, keys: 33 },
+    ];
+    const shape = {
+      lengths,
+      heads: 4,
+      kvHeads: 2,
+      dim: 64,
+      dtype: 'float32',
+      kind: 'contiguous',
+      blockSize: 16,
+    } as const;
     const { error } = await attentionError(backend, { ...shape, attnBackend, seed: 9, causal: false });
     expect(error).toBeLessThan(ATTENTION_TOLERANCE.float32);
     backend.close();
@@ -117,7 +145,10 @@ describe.each(['reference', 'cpu'] as const)('attention on %s', (backendName) =>
     ['sdpa.math', 'paged'],
   ])('%s %s accepts a batch whose context lengths are all 0', async (attnBackend, kind) => {
     const backend = platform.createBackend(backendName);
-    const lengths = [{ queries: 1, keys: 0 }, { queries: 1, keys: 0 }];
+    const lengths = [
+      { queries: 1, keys: 0 },
+      { queries: 1, keys: 0 },
+    ];
     const shape = { lengths, heads: 4, kvHeads: 2, dim: 64, dtype: 'bfloat16', blockSize: 16, seed: 3 } as const;
     expect((await attentionError(backend, { ...shape, attnBackend, kind })).error).toBe(0);
     backend.close();

@@ -10,12 +10,16 @@ const TILE = 32;
 export function storeKvCache(k: Tensor, v: Tensor, kCache: Tensor, vCache: Tensor, slotMapping: Tensor): void {
   const [, heads, dim] = k.shape;
   const slots = kCache.shape[0] * kCache.shape[1];
-  for (const [from, cache] of [[k, kCache], [v, vCache]] as const) {
+  for (const [from, cache] of [
+    [k, kCache],
+    [v, vCache],
+  ] as const) {
     const [source, target] = [floats(from), elements(cache)];
     const dtype = cache.dtype as FloatDType;
     ints(slotMapping).forEach((slot, t) => {
       if (slot === -1) return;
-      if (slot < 0 || slot >= slots) throw new InvalidTensorError(`Slot ${slot} is outside the cache's ${slots} slots.`);
+      if (slot < 0 || slot >= slots)
+        throw new InvalidTensorError(`Slot ${slot} is outside the cache's ${slots} slots.`);
       for (let h = 0; h < heads; h++) {
         const start = from.offset + t * from.strides[0] + h * from.strides[1];
         const at = cache.offset + (slot * heads + h) * dim;
