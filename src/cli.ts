@@ -38,8 +38,7 @@ async function main(argv: string[]): Promise<void> {
 
 /** Streams the continuation of a prompt; without one, asks the model for a story. */
 async function complete(llm: LLM, prompt: string | undefined, sampling: object): Promise<void> {
-  const request = [{ role: 'user', content: 'Tell me a story.' }];
-  const input = prompt ?? llm.tokenizer.applyChatTemplate(request, { addGenerationPrompt: true });
+  const input = prompt ?? llm.chatPrompt([{ role: 'user', content: 'Tell me a story.' }]);
   if (prompt) process.stdout.write(prompt);
   for await (const { text } of llm.stream(input, sampling)) process.stdout.write(text);
   process.stdout.write('\n');

@@ -73,10 +73,11 @@ export class Config {
   /** @throws ConfigError naming the option, the value and what is allowed. */
   constructor(options: ConfigOptions = {}) {
     // solution 1.1 (about 30 lines)
-    // hint: Check first (`checkFields` with CONFIG_FIELDS and ConfigError), then give every option its default.
-    // hint: Then check what one field alone cannot know: a cache too small for a single request of maxModelLen
-    // hint: tokens could never serve it (numKvCacheBlocks · kvCacheBlockSize is what the cache holds), and a decode step
-    // hint: computes one token for each running request, so maxNumSeqs may not exceed maxNumBatchedTokens.
+    // hint: Check each field (`checkFields` with CONFIG_FIELDS and ConfigError), then give every option its default;
+    // hint: the table of defaults is in the lesson. Then check what no field can know alone:
+    // hint: - a decode step computes one token for each running request: maxNumSeqs <= maxNumBatchedTokens;
+    // hint: - if both are given, numKvCacheBlocks · kvCacheBlockSize tokens of cache must hold maxModelLen.
+    // hint: Each is a ConfigError that names both options and both numbers.
     checkFields(CONFIG_FIELDS, options, ConfigError);
     this.backend = options.backend ?? 'auto';
     this.dtype = options.dtype ?? 'auto';

@@ -159,14 +159,20 @@ export class LLM {
     }
   }
 
-  /** One turn of a conversation, through the model's chat template. */
+  /** A conversation as token ids, by the model's chat template, ready for `generate` or `stream`. */
+  chatPrompt(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): number[] {
+    // The template writes all special tokens itself; the tokenizer must not add its own.
+    return this.tokenizer.encode(this.tokenizer.applyChatTemplate(messages, options), { addSpecialTokens: false });
+  }
+
+  /** One turn of a conversation: the assistant's reply to `messages`. */
   async chat(
     messages: readonly ChatMessage[],
     params: SamplingOptions = {},
     options: GenerateOptions & Pick<ChatTemplateOptions, 'enableThinking'> = {},
   ): Promise<RequestOutput> {
     const { enableThinking } = options;
-    const prompt = this.tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true, enableThinking });
+    const prompt = this.chatPrompt(messages, { enableThinking });
     const [output] = await this.generate(prompt, params, options);
     return output;
   }
@@ -263,8 +269,9 @@ export class LLM {
   }
 }
 
+/** An empty array is no prompts, not an empty prompt. */
 function isSinglePrompt(prompts: Prompt | readonly Prompt[]): prompts is Prompt {
-  return typeof prompts === 'string' || typeof prompts[0] === 'number' || prompts.length === 0;
+  return typeof prompts === 'string' || typeof prompts[0] === 'number';
 }
 
 const isList = (params: SamplingOptions | readonly SamplingOptions[]): params is readonly SamplingOptions[] =>

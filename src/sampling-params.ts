@@ -73,8 +73,9 @@ export class SamplingParams {
   /** @throws InvalidRequestError naming the parameter, the value and what is allowed. */
   constructor(options: SamplingOptions = {}) {
     // solution 1.2 (about 12 lines)
-    // hint: `stop` may be one string: make it a list before you check the fields.
-    // hint: The defaults filter nothing: temperature 1, topK 0, topP 1, minP 0; maxTokens 64.
+    // hint: `stop` may be one string: make it a list, then check the fields (SAMPLING_FIELDS, InvalidRequestError).
+    // hint: The defaults filter nothing: temperature 1, topK 0, topP 1, minP 0; maxTokens 64; empty stop lists;
+    // hint: ignoreEos false. seed and logprobs stay undefined when they are not given: 0 means something else.
     const stop = typeof options.stop === 'string' ? [options.stop] : options.stop;
     checkFields(SAMPLING_FIELDS, { ...options, stop }, InvalidRequestError);
     this.temperature = options.temperature ?? 1;

@@ -24,7 +24,7 @@ export async function chat(llm: LLM, args: Arguments): Promise<void> {
 
 async function answer(llm: LLM, messages: readonly ChatMessage[], args: Arguments): Promise<string> {
   const { enableThinking, sampling } = args;
-  const prompt = llm.tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true, enableThinking });
+  const prompt = llm.chatPrompt(messages, { enableThinking });
   let reply = '';
   process.stdout.write('model> ');
   for await (const { text } of llm.stream(prompt, { maxTokens: 512, ...sampling })) {

@@ -82,7 +82,8 @@ export class Sequence {
   /** The tokens of logical block `i`; fewer than blockSize in the last. */
   block(i: number): number[] {
     // solution 1.3 (about 4 lines)
-    // hint: Blocks 0 … numBlocks-1 exist; anything else is a RangeError that names i and the limit.
+    // hint: Blocks 0 … numBlocks - 1 exist; any other i, fractions too, is a RangeError that names i and the limit.
+    // hint: `slice` stops by itself at the end of the list.
     if (!Number.isInteger(i) || i < 0 || i >= this.numBlocks) {
       throw new RangeError(`Block ${i} does not exist: sequence ${this.seqId} has blocks 0 to ${this.numBlocks - 1}.`);
     }
@@ -93,7 +94,7 @@ export class Sequence {
   /** Adds a token the model produced. */
   appendToken(tokenId: number): void {
     // solution 1.4 (about 4 lines)
-    // hint: A finished sequence takes no more tokens: throw an Error that says which one was offered one.
+    // hint: A finished sequence takes no more tokens: throw an Error that names the sequence and the token.
     if (this.isFinished) throw new Error(`Sequence ${this.seqId} is finished and cannot take token ${tokenId}.`);
     this.tokenIds.push(tokenId);
     // end solution
@@ -110,7 +111,8 @@ export class Sequence {
    */
   preempt(): void {
     // solution 1.4 (about 4 lines)
-    // hint: Nothing is in the cache any more, no step is planned, and there is no block table.
+    // hint: `move` it back to waiting first, so that a sequence that is not running stays as it is.
+    // hint: Then forget the cache: no cached tokens, no scheduled tokens, an empty block table. The tokens stay.
     this.move('running', 'waiting');
     this.numCachedTokens = 0;
     this.numScheduledTokens = 0;
@@ -126,7 +128,7 @@ export class Sequence {
 
   private move(from: SequenceStatus, to: SequenceStatus): void {
     // solution 1.4 (about 4 lines)
-    // hint: Throw an Error naming the sequence, its status and the move, when the status is not `from`.
+    // hint: When the status is not `from`, throw an Error naming the sequence, its status and where it should go.
     if (this.status !== from) {
       throw new Error(`Sequence ${this.seqId} is ${this.status} and cannot go from ${from} to ${to}.`);
     }

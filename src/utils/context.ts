@@ -38,7 +38,7 @@ export interface DecodeContext {
  */
 export function cumulativeLengths(lengths: readonly number[]): Int32Array {
   // solution 1.5 (about 4 lines)
-  // hint: One entry more than there are lengths; each is the one before plus a length.
+  // hint: One entry more than there are lengths: a 0, then each is the one before plus a length.
   const totals = new Int32Array(lengths.length + 1);
   for (let b = 0; b < lengths.length; b++) totals[b + 1] = totals[b] + lengths[b];
   return totals;
