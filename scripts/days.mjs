@@ -5,7 +5,7 @@
 //     return Math.ceil(this.numTokens / this.blockSize);
 //     // end solution
 //
-// becomes `// TODO 1.3 (about 4 lines): Round up.` and a throw that names the task. Which file belongs to which
+// becomes `// TODO 1.3 (about 4 lines)`, the hint, and a throw that names the task. Which file belongs to which
 // day is said in one place: the conditions day1 … day7 of `imports` in package.json.
 //
 //   npm run days                 writes what is missing or out of date; never over your work
@@ -75,10 +75,9 @@ export function toExercise(text, { day, source, exercise }) {
 }
 
 function todo({ indent, task, size, hints }, exercise) {
-  const [first, ...rest] = hints;
   return [
-    `${indent}// TODO ${task} ${size}: ${first}`,
-    ...rest.map((hint) => `${indent}// ${hint}`),
+    `${indent}// TODO ${task} ${size}`,
+    ...hints.map((hint) => `${indent}// ${hint}`),
     `${indent}throw new TodoError('${task}', '${exercise}');`,
   ];
 }
@@ -134,7 +133,7 @@ function generate(root) {
   for (const file of compare(root)) {
     if (file.status === 'edited') {
       const news = file.sourceChanged ? `; note that ${file.source} has changed since you began` : '';
-      console.log(`kept     ${file.exercise} (you have edited it${news}; \`npm run days:reset -- ${file.day}\` starts again)`);
+      console.log(`kept     ${file.exercise}: you have edited it${news}. \`npm run days:reset -- ${file.day}\` starts again.`);
     } else if (file.status !== 'current') {
       write(root, file);
       console.log(`written  ${file.exercise}`);
@@ -150,7 +149,7 @@ function check(root) {
     const why = { missing: 'is missing', stale: `is older than ${source}`, edited: 'was edited by hand' }[status];
     console.error(`${exercise} ${why}.`);
   }
-  if (wrong.length > 0) console.error('Run `npm run days` (or `npm run days:reset -- DAY` for an edited one) and commit it.');
+  if (wrong.length > 0) console.error('Run `npm run days`, or `npm run days:reset -- DAY` for an edited one.');
   return wrong.length === 0;
 }
 
@@ -158,7 +157,8 @@ async function reset(root, day, yes) {
   const files = compare(root).filter((file) => file.day === day);
   if (files.length === 0) throw new Error(`Day ${day} has no exercises.`);
   const edited = files.filter(({ status }) => status === 'edited').map(({ exercise }) => exercise);
-  if (edited.length > 0 && !yes && !(await confirm(`This throws away what you wrote in ${edited.join(', ')}. Go on?`))) {
+  const question = `This throws away what you wrote in ${edited.join(', ')}. Go on?`;
+  if (edited.length > 0 && !yes && !(await confirm(question))) {
     console.log('Nothing was changed.');
     return;
   }

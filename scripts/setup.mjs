@@ -13,13 +13,14 @@ if (major < 20) fail(`Node ${process.versions.node} is too old: nano-vllm-ts nee
 await step('packages', 'node_modules/.setup', ['package-lock.json'], 'Installing packages', () =>
   run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error']),
 );
+if (process.argv.includes('--packages')) process.exit(); // a checkpoint needs no more
 await Promise.all([buildAddon(), compileTypeScript()]);
 await transpileDays();
 
 /** The cpu backend. Without a compiler this is no error: the reference backend needs none. */
 async function buildAddon() {
   const missing = [
-    ['a C++ compiler', [process.env.CXX, 'c++', 'g++', 'clang++']],
+    ['C++ compiler', [process.env.CXX, 'c++', 'g++', 'clang++']],
     ['CMake', ['cmake']],
   ].filter(([, names]) => !names.some((name) => name && works(name)));
   if (missing.length > 0) {
@@ -54,24 +55,26 @@ async function compileTypeScript() {
   );
 }
 
-/** Exercises are only transpiled: a half-written one must not stop the engine from being built. */
+/** Exercises are only transpiled, each alone: a half-written one must not stop the others, or the engine. */
 async function transpileDays() {
-  const files = list('days').filter((file) => /day\d+\/[\w-]+\.ts$/.test(file) && !file.endsWith('.test.ts'));
+  const files = list('days').filter((file) => /day\d+\/[\w-]+\.ts$/.test(file.replaceAll('\\', '/')) && !file.endsWith('.test.ts'));
   if (files.length === 0) return;
-  const { build } = await import(pathToFileURL(join(root, 'node_modules/esbuild/lib/main.js')).href).then(
-    (m) => m.default,
-  );
-  const entryPoints = files.map((file) => join(root, file));
-  try {
-    await build({
-      entryPoints,
-      outdir: join(root, 'dist/days'),
-      outbase: join(root, 'days'),
-      format: 'esm',
-      logLevel: 'silent',
-    });
-  } catch (error) {
-    say(`Not all exercises can be read as TypeScript; \`--learner\` will not run them:\n${error.message}`);
+  const { transform } = await import(pathToFileURL(join(root, 'node_modules/esbuild/lib/main.js')).href).then((m) => m.default);
+  for (const file of files) {
+    const target = join(root, 'dist', file.replace(/\.ts$/, '.js'));
+    try {
+      const { code } = await transform(readFileSync(join(root, file), 'utf8'), {
+        loader: 'ts',
+        sourcefile: file,
+        target: 'es2022',
+        logLevel: 'silent',
+      });
+      mkdirSync(dirname(target), { recursive: true });
+      writeFileSync(target, code);
+    } catch (error) {
+      rmSync(target, { force: true }); // rather none than one from before
+      say(`${file} is no valid TypeScript, and \`--learner\` will not find it:\n${error.message}`);
+    }
   }
 }
 
