@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { compare, isEdited, listExercises, toExercise } from '../scripts/days.mjs';
+import { findPython } from '../scripts/notebooks.mjs';
 
 const ROOT = resolve(import.meta.dirname, '..');
 
@@ -12,7 +13,10 @@ interface Result {
   output: string;
 }
 
-function node(args: string[], options: { env?: Record<string, string>; input?: string; cwd?: string } = {}): Promise<Result> {
+function node(
+  args: string[],
+  options: { env?: Record<string, string>; input?: string; cwd?: string } = {},
+): Promise<Result> {
   // A run under vitest must not hand its own settings on.
   const { VITEST, NODE_OPTIONS, ...env } = process.env;
   const child = spawn(process.execPath, args, { cwd: options.cwd ?? ROOT, env: { ...env, ...options.env } });
@@ -60,7 +64,10 @@ describe('the generator', () => {
   test.each([
     ['  // solution 1.2 (1 line)\n  // hint: x\n  return 1;', /src\/a\.ts: solution 1\.2 has no/],
     ['  // solution 1.2 (1 line)\n  return 1;\n  // end solution', /src\/a\.ts:6: solution 1\.2 needs a hint/],
-    ['  // solution 2.2 (1 line)\n  // hint: x\n  return 1;\n  // end solution', /src\/a\.ts:4: .*2\.2 in a file of day 1/],
+    [
+      '  // solution 2.2 (1 line)\n  // hint: x\n  return 1;\n  // end solution',
+      /src\/a\.ts:4: .*2\.2 in a file of day 1/,
+    ],
     ['  // solution 1.2 one line\n  return 1;', /src\/a\.ts:4: .*no marker/],
     ['  return 1;\n  // end solution', /src\/a\.ts:5: .*without a solution/],
   ])('refuses a broken marker: %j', (body, message) => {
@@ -89,8 +96,14 @@ describe('the generator', () => {
     afterAll(() => rmSync(copy, { recursive: true, force: true }));
 
     test('writes, keeps what was edited, says what is stale, and resets after asking', async () => {
-      expect(await days(['--check'])).toMatchObject({ code: 1, output: expect.stringContaining('sequence.ts is missing') });
-      expect(await days([])).toMatchObject({ code: 0, output: expect.stringContaining('written  days/day1/sequence.ts') });
+      expect(await days(['--check'])).toMatchObject({
+        code: 1,
+        output: expect.stringContaining('sequence.ts is missing'),
+      });
+      expect(await days([])).toMatchObject({
+        code: 0,
+        output: expect.stringContaining('written  days/day1/sequence.ts'),
+      });
       expect(await days(['--check'])).toMatchObject({ code: 0 });
       const original = readFileSync(mine(), 'utf8');
 
@@ -107,7 +120,9 @@ describe('the generator', () => {
       writeFileSync(mine(), edited);
       writeFileSync(source, readFileSync(source, 'utf8').replace('A note', 'Another note'));
       const again = await days([]);
-      expect(again.output).toContain('kept     days/day1/sequence.ts: you have edited it; note that src/engine/sequence.ts');
+      expect(again.output).toContain(
+        'kept     days/day1/sequence.ts: you have edited it; note that src/engine/sequence.ts',
+      );
       expect(readFileSync(mine(), 'utf8')).toBe(edited);
       expect(await days(['--check'])).toMatchObject({ code: 1, output: expect.stringContaining('edited by hand') });
 
@@ -133,7 +148,9 @@ type Verdict = 'pass' | 'todo' | 'fail';
 type Replacement = [file: string, from: string, to: string];
 
 /** Runs day 1's checkpoint against files made here; what it says of each task, and all it prints. */
-async function grade(fileOf: (exercise: { source: string; day: number }) => string): Promise<Result & { tasks: Record<string, Verdict> }> {
+async function grade(
+  fileOf: (exercise: { source: string; day: number }) => string,
+): Promise<Result & { tasks: Record<string, Verdict> }> {
   mkdirSync(join(ROOT, 'dist'), { recursive: true });
   // Inside the repository, so that #nano/… means its files; under dist, which git ignores.
   const folder = mkdtempSync(join(ROOT, 'dist/exercises-'));
@@ -165,7 +182,8 @@ function solutionWith(replacements: Replacement[]) {
   };
 }
 
-const ALL = (verdict: Verdict) => Object.fromEntries(['1.1', '1.2', '1.3', '1.4', '1.5'].map((task) => [task, verdict]));
+const ALL = (verdict: Verdict) =>
+  Object.fromEntries(['1.1', '1.2', '1.3', '1.4', '1.5'].map((task) => [task, verdict]));
 
 describe("day 1's checkpoint", () => {
   test('passes with the solution', async () => {
@@ -188,16 +206,28 @@ describe("day 1's checkpoint", () => {
   // One mistake a task and run; each must fail its own task.
   const mistakes: Replacement[][] = [
     [
-      ['config.ts', "checkFields(CONFIG_FIELDS, options, ConfigError);", ''],
+      ['config.ts', 'checkFields(CONFIG_FIELDS, options, ConfigError);', ''],
       ['sampling-params.ts', 'options.logprobs;', 'options.logprobs || undefined;'],
-      ['sequence.ts', 'return Math.ceil(this.numTokens / this.blockSize);', 'return Math.floor(this.numTokens / this.blockSize) + 1;'],
+      [
+        'sequence.ts',
+        'return Math.ceil(this.numTokens / this.blockSize);',
+        'return Math.floor(this.numTokens / this.blockSize) + 1;',
+      ],
       ['sequence.ts', "this.move('running', 'waiting');", "this.status = 'waiting';"],
       ['context.ts', '.fill(-1)', ''],
     ],
     [
       ['config.ts', 'options.enablePrefixCaching ?? true', 'options.enablePrefixCaching || true'],
-      ['sampling-params.ts', "typeof options.stop === 'string' ? [options.stop] : options.stop", 'options.stop as string[]'],
-      ['sequence.ts', 'return this.numTokens - (this.numBlocks - 1) * this.blockSize;', 'return this.numTokens % this.blockSize;'],
+      [
+        'sampling-params.ts',
+        "typeof options.stop === 'string' ? [options.stop] : options.stop",
+        'options.stop as string[]',
+      ],
+      [
+        'sequence.ts',
+        'return this.numTokens - (this.numBlocks - 1) * this.blockSize;',
+        'return this.numTokens % this.blockSize;',
+      ],
       ['sequence.ts', 'this.blockTable = [];', ''],
       ['context.ts', '+ (i % blockSize)', '+ (i - start)'],
     ],
@@ -211,16 +241,23 @@ describe("day 1's checkpoint", () => {
     [
       ['config.ts', 'Math.min(128, this.maxNumBatchedTokens)', '128'],
       ['sampling-params.ts', 'InvalidRequestError);', 'Error as never);'],
-      ['sequence.ts', 'this.tokenIds.slice(i * this.blockSize, (i + 1) * this.blockSize)', 'this.tokenIds.splice(i * this.blockSize, this.blockSize)'],
+      [
+        'sequence.ts',
+        'this.tokenIds.slice(i * this.blockSize, (i + 1) * this.blockSize)',
+        'this.tokenIds.splice(i * this.blockSize, this.blockSize)',
+      ],
       ['sequence.ts', 'if (this.status !== from)', 'if (this.isFinished)'],
       ['context.ts', 'new Int32Array(lengths.length + 1)', 'new Int32Array(lengths.length)'],
     ],
   ];
-  test.each(mistakes.map((set, i) => [i + 1, set] as const))('finds the mistakes of set %i, each in its task', async (_, set) => {
-    const result = await grade(solutionWith(set));
-    expect(result.tasks, result.output).toEqual(ALL('fail'));
-    expect(result.code).toBe(1);
-  });
+  test.each(mistakes.map((set, i) => [i + 1, set] as const))(
+    'finds the mistakes of set %i, each in its task',
+    async (_, set) => {
+      const result = await grade(solutionWith(set));
+      expect(result.tasks, result.output).toEqual(ALL('fail'));
+      expect(result.code).toBe(1);
+    },
+  );
 
   test('says what was expected, what came and where', async () => {
     const { output } = await grade(solutionWith([mistakes[0][2]]));
@@ -234,15 +271,43 @@ describe("day 1's checkpoint", () => {
     const result = await grade(
       solutionWith([
         ['config.ts', 'this.seed = options.seed ?? 0;', 'this.seed = options.seed === undefined ? 0 : options.seed;'],
-        ['config.ts', 'const capacity = this.numKvCacheBlocks * this.kvCacheBlockSize;', 'let capacity = 0;\n    for (let i = 0; i < this.numKvCacheBlocks; i++) capacity += this.kvCacheBlockSize;'],
-        ['sampling-params.ts', "typeof options.stop === 'string' ? [options.stop] : options.stop", "options.stop === undefined || Array.isArray(options.stop) ? options.stop : [options.stop]"],
-        ['sequence.ts', 'return Math.ceil(this.numTokens / this.blockSize);', 'return Math.floor((this.numTokens + this.blockSize - 1) / this.blockSize);'],
-        ['sequence.ts', 'return this.numTokens - (this.numBlocks - 1) * this.blockSize;', 'return this.numTokens % this.blockSize || this.blockSize;'],
-        ['sequence.ts', 'return this.tokenIds.slice(i * this.blockSize, (i + 1) * this.blockSize);', 'return this.tokenIds.filter((_, t) => Math.floor(t / this.blockSize) === i);'],
+        [
+          'config.ts',
+          'const capacity = this.numKvCacheBlocks * this.kvCacheBlockSize;',
+          'let capacity = 0;\n    for (let i = 0; i < this.numKvCacheBlocks; i++) capacity += this.kvCacheBlockSize;',
+        ],
+        [
+          'sampling-params.ts',
+          "typeof options.stop === 'string' ? [options.stop] : options.stop",
+          'options.stop === undefined || Array.isArray(options.stop) ? options.stop : [options.stop]',
+        ],
+        [
+          'sequence.ts',
+          'return Math.ceil(this.numTokens / this.blockSize);',
+          'return Math.floor((this.numTokens + this.blockSize - 1) / this.blockSize);',
+        ],
+        [
+          'sequence.ts',
+          'return this.numTokens - (this.numBlocks - 1) * this.blockSize;',
+          'return this.numTokens % this.blockSize || this.blockSize;',
+        ],
+        [
+          'sequence.ts',
+          'return this.tokenIds.slice(i * this.blockSize, (i + 1) * this.blockSize);',
+          'return this.tokenIds.filter((_, t) => Math.floor(t / this.blockSize) === i);',
+        ],
         ['sequence.ts', 'this.blockTable = [];', 'this.blockTable.length = 0;'],
-        ['sequence.ts', 'cannot go from ${from} to ${to}.`', 'should go to ${to}`'],
-        ['context.ts', 'for (let b = 0; b < lengths.length; b++) totals[b + 1] = totals[b] + lengths[b];', 'lengths.reduce((sum, length, b) => (totals[b + 1] = sum + length), 0);'],
-        ['context.ts', 'tables.forEach((table, b) => values.set(table, b * width));', 'for (const [b, table] of tables.entries()) for (const [i, block] of table.entries()) values[b * width + i] = block;'],
+        ['sequence.ts', ' and cannot go from', ': no way from'],
+        [
+          'context.ts',
+          'for (let b = 0; b < lengths.length; b++) totals[b + 1] = totals[b] + lengths[b];',
+          'lengths.reduce((sum, length, b) => (totals[b + 1] = sum + length), 0);',
+        ],
+        [
+          'context.ts',
+          'tables.forEach((table, b) => values.set(table, b * width));',
+          'for (const [b, table] of tables.entries()) for (const [i, block] of table.entries()) values[b * width + i] = block;',
+        ],
       ]),
     );
     expect(result.tasks, result.output).toEqual(ALL('pass'));
@@ -269,6 +334,50 @@ describe('#nano/… is the exercise under the condition of its day, and src/ oth
       expect(result.output).toContain(`/${exercise}\n`);
       expect(result.output).not.toContain(`/${source}\n`);
     }
-    if (!compare(ROOT).some(({ status }) => status === 'edited')) expect(result, result.output).toMatchObject({ code: 0 });
+    if (!compare(ROOT).some(({ status }) => status === 'edited'))
+      expect(result, result.output).toMatchObject({ code: 0 });
+  });
+
+  test('in a notebook, with `--learner`', async (context) => {
+    if (!findPython('nbformat', 'nbclient', 'jupyter_client')) {
+      context.skip('no Python here has nbclient, which runs notebooks (Debian: python3-nbclient)');
+    }
+    // In the repository, or else the notebook would not find the package.
+    const folder = mkdtempSync(join(ROOT, 'dist/notebook-'));
+    const file = join(folder, 'where.ipynb');
+    const cell = (source: string) => ({
+      cell_type: 'code',
+      id: 'where',
+      metadata: {},
+      execution_count: null,
+      outputs: [],
+      source,
+    });
+    const kernelspec = { display_name: 'TypeScript', language: 'typescript', name: 'tslab' };
+    const check = `if (!stack.includes(process.env.EXPECTED)) throw new Error(stack);`;
+    const source = `${WHERE.replace('console.log(error.stack)', 'stack = error.stack')}\n${check}`.replace(
+      ';',
+      "; let stack = '';",
+    );
+    writeFileSync(
+      file,
+      JSON.stringify({ cells: [cell(source)], metadata: { kernelspec }, nbformat: 4, nbformat_minor: 5 }),
+    );
+    const notebook = (args: string[], EXPECTED: string) =>
+      node(['scripts/notebooks.mjs', '--check', file, ...args], { env: { EXPECTED } });
+    try {
+      // The second runs without the learner's files, so what it expects is not so: it must fail, and show its cell.
+      const [learner, without] = await Promise.all([
+        notebook(['--learner', '1'], 'dist/days/day1/sequence.js'),
+        notebook([], 'dist/days/day1/sequence.js'),
+      ]);
+      expect(learner.code, learner.output).toBe(0);
+      expect(without.code).toBe(1);
+      expect(without.output).toContain('Cell where:');
+      expect(without.output).toContain('RangeError: Block -1 does not exist');
+      expect(without.output).toContain('dist/src/engine/sequence.js');
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 });

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseModelConfig } from '#nano/models/model-config';
 import { buildModel, type CausalLM } from '#nano/models/registry';
@@ -11,6 +11,7 @@ import { cumulativeLengths, padBlockTables, slotsFor } from '#nano/utils/context
 import { loadWeights } from '#nano/utils/loader';
 import { openSafetensors } from '#nano/utils/safetensors';
 
+const MODELS = fileURLToPath(new URL('../../models', import.meta.url));
 const GOLDENS = fileURLToPath(new URL('../goldens', import.meta.url));
 
 export interface GoldenPrompt {
@@ -24,6 +25,8 @@ export interface GoldenPrompt {
 export interface Golden {
   readonly name: string;
   readonly folder: string;
+  /** What the checkpoint's weights are stored in. */
+  readonly dtype: FloatDType;
   readonly prompts: readonly GoldenPrompt[];
 }
 
@@ -34,9 +37,11 @@ export const goldenNames = (): string[] =>
 
 /** Reads a folder of tests/goldens; `make_goldens.py` beside it says how they were made. */
 export async function readGolden(name: string): Promise<Golden> {
-  const folder = `${GOLDENS}/${name}`;
-  const json = JSON.parse(readFileSync(`${folder}/goldens.json`, 'utf8'));
-  const file = await (await FolderFiles.open(folder)).open('goldens.safetensors');
+  const goldens = `${GOLDENS}/${name}`;
+  // The bundled model lies where users find it; the random ones lie beside their goldens.
+  const folder = existsSync(`${goldens}/config.json`) ? goldens : `${MODELS}/${name}`;
+  const json = JSON.parse(readFileSync(`${goldens}/goldens.json`, 'utf8'));
+  const file = await (await FolderFiles.open(goldens)).open('goldens.safetensors');
   const reader = await openSafetensors(file, 'goldens.safetensors');
   const prompts = await Promise.all(
     json.prompts.map(
@@ -51,7 +56,8 @@ export async function readGolden(name: string): Promise<Golden> {
     ),
   );
   await file.close();
-  return { name, folder, prompts };
+  const { dtype } = parseModelConfig(readFileSync(`${folder}/config.json`, 'utf8'), 'config.json');
+  return { name, folder, dtype, prompts };
 }
 
 /** A model built bare, with room for one sequence in its cache, to look at logits of all positions. */

@@ -1,5 +1,7 @@
 // The cpu backend's kernels against the plain TypeScript ones, for every instruction set this machine
 // has; and its promise that a row's result has the same bits whatever is computed beside it.
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { findAddon, loadAddon } from '#nano/backends/addon';
 import { NativeBackend } from '#nano/backends/native';
@@ -469,6 +471,22 @@ describe('lifetime and errors', () => {
     const backend = new NativeBackend(addon, { isa: 'baseline', threads: '2' });
     expect(backend.description).toMatch(/^cpu: 2 threads, /);
     backend.close();
+  });
+
+  test('worker threads load the addon too, and give everything back when they end', async () => {
+    const source = `
+      const { parentPort, workerData } = require('node:worker_threads');
+      const device = new (require(workerData).CpuDevice)('', 3);
+      device.allocate(1 << 24);
+      parentPort.postMessage(device.describe());
+      if (process.argv.includes('stay')) setInterval(() => {}, 1000);`;
+    for (const argv of [[], ['stay']]) {
+      const worker = new Worker(source, { eval: true, argv, workerData: findAddon() });
+      const [description] = await once(worker, 'message');
+      expect(description).toMatch(/^cpu: 3 threads/);
+      if (argv.length > 0) await worker.terminate();
+      else expect(await once(worker, 'exit')).toEqual([0]);
+    }
   });
 
   test('a missing addon says what to do', () => {
