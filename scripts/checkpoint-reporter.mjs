@@ -42,7 +42,9 @@ function printTask(task, checks) {
     console.log(`${colour('green', '✓')} ${task}: all ${checks.length} checks pass`);
   } else if (todo && todo.task === number && errors.every((error) => error.name === 'TodoError')) {
     const done = checks.length - failed.length;
-    console.log(`${colour('yellow', '·')} ${task}: to do${done > 0 ? ` (${done} of ${checks.length} checks pass)` : ''}`);
+    console.log(
+      `${colour('yellow', '·')} ${task}: to do${done > 0 ? ` (${done} of ${checks.length} checks pass)` : ''}`,
+    );
     console.log(`    ${todo.message}`);
   } else {
     console.log(`${colour('red', '✗')} ${task}: ${failed.length} of ${checks.length} checks fail`);
@@ -56,20 +58,32 @@ function printTask(task, checks) {
 /** The message; for a comparison, what was expected and what came; and the learner's line it passed through. */
 function describe(error) {
   const [what, comparison] = error.message.split(/: (?=expected )/);
+  if (error.name === 'TodoError') return `Task ${error.task} is still to do, in ${error.file}`;
   const lines = [];
   if (error.actual !== undefined && error.expected !== undefined && comparison) {
     lines.push(what, `expected  ${flat(error.expected)}`, `got       ${flat(error.actual)}`);
   } else {
-    lines.push(error.name === 'AssertionError' ? error.message.replace(/ \/\/ Object\.is.*/, '') : `${error.name}: ${error.message}`);
+    lines.push(
+      error.name === 'AssertionError'
+        ? error.message.replace(/ \/\/ Object\.is.*/, '')
+        : `${error.name}: ${error.message}`,
+    );
   }
   const files = error.stacks?.map(({ file, line }) => `${relative(process.cwd(), file)}:${line}`) ?? [];
-  const mine = files.find((file) => /^(days|dist)\/.*(?<!\.test)\.ts:/.test(file)) ?? files.find((file) => file.startsWith('days/'));
+  const mine =
+    files.find((file) => /^(days|dist)\/.*(?<!\.test)\.ts:/.test(file)) ??
+    files.find((file) => file.startsWith('days/'));
   if (mine) lines.push(colour('gray', `at ${mine}`));
   return lines.join('\n');
 }
 
 /** Values come printed over many lines; arrays of numbers read better in one. */
 function flat(value) {
-  const text = String(value).replace(/\s*\n\s*/g, ' ').replace(/^(\w+Array|Array) \[/, '[').replace(/, ([\]}])/g, ' $1').replace(/\[ /, '[').replace(/ \]/, ']');
+  const text = String(value)
+    .replace(/\s*\n\s*/g, ' ')
+    .replace(/^(\w+Array|Array) \[/, '[')
+    .replace(/, ([\]}])/g, ' $1')
+    .replace(/\[ /, '[')
+    .replace(/ \]/, ']');
   return text.length <= 200 ? text : `${text.slice(0, 197)}…`;
 }

@@ -107,7 +107,7 @@ const normalise = (text) => text.replaceAll('\r\n', '\n');
 
 /**
  * How each exercise on disk compares with what would be written now.
- * @returns {{ day: number, exercise: string, status: 'current' | 'missing' | 'stale' | 'edited', text: string,
+ * @returns {{ day: number, source: string, exercise: string, status: 'current' | 'missing' | 'stale' | 'edited', text: string,
  *   sourceChanged: boolean }[]} sourceChanged: an edited one was begun from an older source
  */
 export function compare(root = repository) {
@@ -133,7 +133,9 @@ function generate(root) {
   for (const file of compare(root)) {
     if (file.status === 'edited') {
       const news = file.sourceChanged ? `; note that ${file.source} has changed since you began` : '';
-      console.log(`kept     ${file.exercise}: you have edited it${news}. \`npm run days:reset -- ${file.day}\` starts again.`);
+      console.log(
+        `kept     ${file.exercise}: you have edited it${news}. \`npm run days:reset -- ${file.day}\` starts again.`,
+      );
     } else if (file.status !== 'current') {
       write(root, file);
       console.log(`written  ${file.exercise}`);

@@ -57,9 +57,13 @@ async function compileTypeScript() {
 
 /** Exercises are only transpiled, each alone: a half-written one must not stop the others, or the engine. */
 async function transpileDays() {
-  const files = list('days').filter((file) => /day\d+\/[\w-]+\.ts$/.test(file.replaceAll('\\', '/')) && !file.endsWith('.test.ts'));
+  const files = list('days').filter(
+    (file) => /day\d+\/[\w-]+\.ts$/.test(file.replaceAll('\\', '/')) && !file.endsWith('.test.ts'),
+  );
   if (files.length === 0) return;
-  const { transform } = await import(pathToFileURL(join(root, 'node_modules/esbuild/lib/main.js')).href).then((m) => m.default);
+  const { transform } = await import(pathToFileURL(join(root, 'node_modules/esbuild/lib/main.js')).href).then(
+    (m) => m.default,
+  );
   for (const file of files) {
     const target = join(root, 'dist', file.replace(/\.ts$/, '.js'));
     try {

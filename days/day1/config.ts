@@ -1,0 +1,85 @@
+// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [35dc52d9ee7b6c63]
+import { ConfigError } from '#nano/errors';
+import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
+import { checkFields, type Fields } from '#nano/utils/fields';
+import { TodoError } from '#nano/utils/todo';
+
+export const BACKENDS = ['auto', 'reference', 'cpu', 'cuda'] as const;
+export const DTYPES = ['auto', 'float32', 'bfloat16', 'float16'] as const;
+export const LOAD_FORMATS = ['auto', 'safetensors', 'dummy'] as const;
+
+/** Tokens of a request when maxModelLen is not given, for models that could do more. */
+export const DEFAULT_MAX_MODEL_LEN = 4096;
+
+/** Engine settings, all optional. Names are vLLM's, in camelCase. */
+export interface ConfigOptions {
+  backend?: (typeof BACKENDS)[number];
+  dtype?: (typeof DTYPES)[number];
+  attnBackend?: AttnBackend;
+  maxModelLen?: number;
+  maxNumSeqs?: number;
+  maxNumBatchedTokens?: number;
+  kvCacheBlockSize?: number;
+  numKvCacheBlocks?: number;
+  enablePrefixCaching?: boolean;
+  enforceEager?: boolean;
+  tensorParallelSize?: number;
+  seed?: number;
+  loadFormat?: (typeof LOAD_FORMATS)[number];
+}
+
+const MAX = Number.MAX_SAFE_INTEGER;
+const count = (doc: string, min = 1, max = MAX) => ({ kind: 'number', min, max, integer: true, doc }) as const;
+
+export const CONFIG_FIELDS = {
+  backend: { kind: 'choice', choices: BACKENDS, doc: 'Where to compute; auto takes the fastest there is.' },
+  dtype: { kind: 'choice', choices: DTYPES, doc: "Weights and KV cache; auto takes the checkpoint's." },
+  attnBackend: { kind: 'choice', choices: ATTN_BACKENDS, doc: 'Attention implementation (env NANOVLLM_ATTN_BACKEND).' },
+  maxModelLen: count('Most tokens of one request, prompt and output together.'),
+  maxNumSeqs: count('Most requests running at the same time.', 1, 65536),
+  maxNumBatchedTokens: count('Most tokens one step computes; longer prompts are prefilled in chunks.', 1, 1 << 20),
+  kvCacheBlockSize: count('Tokens one KV-cache block holds.', 1, 4096),
+  numKvCacheBlocks: { ...count('Blocks in the KV cache; -1 sizes it for the machine.'), or: -1 },
+  enablePrefixCaching: { kind: 'flag', doc: 'Reuse the KV cache of prompts that begin alike.' },
+  enforceEager: { kind: 'flag', doc: 'Never replay captured graphs; run every operation one by one.' },
+  tensorParallelSize: count('Ranks the model is split over.', 1, 1),
+  seed: count('Seeds the requests that bring no seed of their own.', 0),
+  loadFormat: {
+    kind: 'choice',
+    choices: LOAD_FORMATS,
+    doc: 'dummy fills the weights with random numbers (benchmarks).',
+  },
+} as const satisfies Fields;
+
+/**
+ * The engine's settings, complete and checked: an object that exists is valid. What depends on the
+ * model (dtype 'auto', a maxModelLen not given) is settled when the model is loaded.
+ */
+export class Config {
+  readonly backend: (typeof BACKENDS)[number];
+  readonly dtype: (typeof DTYPES)[number];
+  readonly attnBackend: AttnBackend;
+  /** Undefined: what the model can do, at most {@link DEFAULT_MAX_MODEL_LEN}. */
+  readonly maxModelLen: number | undefined;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly kvCacheBlockSize: number;
+  /** -1: sized when the model is loaded. */
+  readonly numKvCacheBlocks: number;
+  readonly enablePrefixCaching: boolean;
+  readonly enforceEager: boolean;
+  readonly tensorParallelSize: number;
+  readonly seed: number;
+  readonly loadFormat: (typeof LOAD_FORMATS)[number];
+
+  /** @throws ConfigError naming the option, the value and what is allowed. */
+  constructor(options: ConfigOptions = {}) {
+    // TODO 1.1 (about 30 lines)
+    // Check each field (`checkFields` with CONFIG_FIELDS and ConfigError), then give every option its default;
+    // the table of defaults is in the lesson. Then check what no field can know alone:
+    // - a decode step computes one token for each running request: maxNumSeqs <= maxNumBatchedTokens;
+    // - if both are given, numKvCacheBlocks · kvCacheBlockSize tokens of cache must hold maxModelLen.
+    // Each is a ConfigError that names both options and both numbers.
+    throw new TodoError('1.1', 'days/day1/config.ts');
+  }
+}

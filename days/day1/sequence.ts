@@ -1,0 +1,124 @@
+// Exercise made from src/engine/sequence.ts by `npm run days`, which keeps what you write. [59455ffae0d9da19]
+import { SamplingParams } from '#nano/sampling-params';
+import { TodoError } from '#nano/utils/todo';
+
+/**
+ * A request's life: it waits for its prompt to be computed, runs one token a step, and finishes.
+ * Preemption sends a running sequence back to waiting.
+ */
+export type SequenceStatus = 'waiting' | 'running' | 'finished';
+
+/** `stop`: the model or a stop condition ended it; `length`: maxTokens or maxModelLen; `abort`: the caller. */
+export type FinishReason = 'stop' | 'length' | 'abort';
+
+let nextSeqId = 0;
+
+/** One request inside the engine: its tokens, where it stands, and which cache blocks hold its keys and values. */
+export class Sequence {
+  readonly seqId = nextSeqId++;
+  status: SequenceStatus = 'waiting';
+  /** Set when the sequence is finished. */
+  finishReason: FinishReason | undefined;
+  /** Prompt and output, in one list. */
+  readonly tokenIds: number[];
+  readonly numPromptTokens: number;
+  /** Tokens whose keys and values are in the cache: computed, or found by prefix caching. */
+  numCachedTokens = 0;
+  /** Tokens the current step computes. */
+  numScheduledTokens = 0;
+  /**
+   * Logical block i of this sequence (tokens i·blockSize …) lies in physical block `blockTable[i]`,
+   * as a page table maps a process's pages to memory. It is why a sequence can grow without
+   * moving, and why two sequences can share the blocks of a common prefix.
+   */
+  blockTable: number[] = [];
+
+  constructor(
+    promptTokenIds: readonly number[],
+    readonly samplingParams: SamplingParams = new SamplingParams(),
+    /** Tokens per block: the engine's kvCacheBlockSize. */
+    readonly blockSize = 16,
+    /** The request's number in its engine: seeds its draws when it brings no seed of its own. */
+    readonly requestIndex = 0,
+  ) {
+    this.tokenIds = [...promptTokenIds];
+    this.numPromptTokens = promptTokenIds.length;
+  }
+
+  get numTokens(): number {
+    return this.tokenIds.length;
+  }
+
+  get numOutputTokens(): number {
+    return this.numTokens - this.numPromptTokens;
+  }
+
+  get outputTokenIds(): number[] {
+    return this.tokenIds.slice(this.numPromptTokens);
+  }
+
+  get lastToken(): number {
+    return this.tokenIds[this.numTokens - 1];
+  }
+
+  get isFinished(): boolean {
+    return this.status === 'finished';
+  }
+
+  /** Blocks the tokens fill, the last one perhaps in part. */
+  get numBlocks(): number {
+    // TODO 1.3 (1 line)
+    // Round up: 17 tokens in blocks of 16 need 2 blocks, and so do 32; no tokens need none.
+    throw new TodoError('1.3', 'days/day1/sequence.ts');
+  }
+
+  /** Tokens in the last block: 1 … blockSize for a sequence that has any. */
+  get lastBlockNumTokens(): number {
+    // TODO 1.3 (1 line)
+    // All tokens, less those in the blocks before the last. Check it at exactly one full block.
+    throw new TodoError('1.3', 'days/day1/sequence.ts');
+  }
+
+  /** The tokens of logical block `i`; fewer than blockSize in the last. */
+  block(i: number): number[] {
+    // TODO 1.3 (about 4 lines)
+    // Blocks 0 … numBlocks - 1 exist; any other i, fractions too, is a RangeError that names i and the limit.
+    // `slice` stops by itself at the end of the list.
+    throw new TodoError('1.3', 'days/day1/sequence.ts');
+  }
+
+  /** Adds a token the model produced. */
+  appendToken(tokenId: number): void {
+    // TODO 1.4 (about 4 lines)
+    // A finished sequence takes no more tokens: throw an Error that names the sequence and the token.
+    throw new TodoError('1.4', 'days/day1/sequence.ts');
+  }
+
+  /** waiting → running: the whole prompt is in the cache (or will be after this step). */
+  start(): void {
+    this.move('waiting', 'running');
+  }
+
+  /**
+   * running → waiting: its blocks were taken away. All tokens stay, so the prompt *and* the output so
+   * far are computed again when it comes back (preemption by recompute).
+   */
+  preempt(): void {
+    // TODO 1.4 (about 4 lines)
+    // `move` it back to waiting first, so that a sequence that is not running stays as it is.
+    // Then forget the cache: no cached tokens, no scheduled tokens, an empty block table. The tokens stay.
+    throw new TodoError('1.4', 'days/day1/sequence.ts');
+  }
+
+  /** running or waiting → finished. */
+  finish(reason: FinishReason): void {
+    this.move(this.status === 'waiting' ? 'waiting' : 'running', 'finished');
+    this.finishReason = reason;
+  }
+
+  private move(from: SequenceStatus, to: SequenceStatus): void {
+    // TODO 1.4 (about 4 lines)
+    // When the status is not `from`, throw an Error naming the sequence, its status and where it should go.
+    throw new TodoError('1.4', 'days/day1/sequence.ts');
+  }
+}
