@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import init, { format } from '@wasm-fmt/clang-format';
+import { format } from '@wasm-fmt/clang-format';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const fix = process.argv.includes('--fix');
@@ -11,7 +11,7 @@ let failed = false;
 
 run('node_modules/@biomejs/biome/bin/biome', ['check', '--error-on-warnings', ...(fix ? ['--write'] : [])]);
 run('node_modules/typescript/bin/tsc', ['-p', 'tests', '--noEmit']);
-await clangFormat();
+clangFormat();
 process.exitCode = failed ? 1 : 0;
 
 function run(script, args) {
@@ -20,8 +20,7 @@ function run(script, args) {
 }
 
 /** The formatter as WebAssembly: the same version everywhere, nothing to install. */
-async function clangFormat() {
-  await init();
+function clangFormat() {
   const style = readFileSync(join(root, 'csrc/.clang-format'), 'utf8');
   for (const file of readdirSync(join(root, 'csrc'), { recursive: true })) {
     if (!/\.(cc|h|cu|cuh)$/.test(file)) continue;

@@ -161,7 +161,7 @@ describe('bad requests are refused, and the next one works', () => {
     ['temperature', PROMPT, { temperature: -1 }, /temperature must be 0 or a number from 0.01 to 100, got -1/],
     ['temperature NaN', PROMPT, { temperature: Number.NaN }, /temperature .* got NaN/],
     ['topK', PROMPT, { topK: 1.5 }, /topK must be a whole number of at least 0, got 1.5/],
-    ['topP 0', PROMPT, { topP: 0 }, /topP .* got 0/],
+    ['topP 0', PROMPT, { topP: 0 }, /topP must be a number above 0 and at most 1, got 0/],
     ['topP above 1', PROMPT, { topP: 1.01 }, /topP .* got 1.01/],
     ['minP', PROMPT, { minP: 2 }, /minP must be a number from 0 to 1, got 2/],
     ['maxTokens', PROMPT, { maxTokens: 0 }, /maxTokens .* at least 1, got 0/],

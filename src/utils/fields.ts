@@ -25,8 +25,9 @@ export function describeField(field: Field): string {
   switch (field.kind) {
     case 'number': {
       const what = field.integer ? 'a whole number' : 'a number';
-      const range =
-        field.max === Number.MAX_SAFE_INTEGER ? `of at least ${field.min}` : `from ${field.min} to ${field.max}`;
+      let range = `from ${field.min} to ${field.max}`;
+      if (field.max === Number.MAX_SAFE_INTEGER) range = `of at least ${field.min}`;
+      if (field.min === Number.MIN_VALUE) range = `above 0 and at most ${field.max}`;
       return `${field.or === undefined ? '' : `${field.or} or `}${what} ${range}`;
     }
     case 'choice':

@@ -30,7 +30,9 @@ export function checkStory(text: string): Verdict {
   const story = text.trim();
   const problems: string[] = [];
   const opening = story.split('\n')[0] ?? '';
-  const found = HERO.map((pattern) => opening.match(pattern)).filter((match): match is RegExpMatchArray => match !== null);
+  const found = HERO.map((pattern) => opening.match(pattern)).filter(
+    (match): match is RegExpMatchArray => match !== null,
+  );
   const hero = found.sort((a, b) => (a.index ?? 0) - (b.index ?? 0))[0]?.[1];
   if (!hero) return { ok: false, problems: ['no hero is named in the opening'] };
 

@@ -1,3 +1,4 @@
+import type { Split } from './cast.js';
 import type { Slots } from './grammar.js';
 import { Random } from './random.js';
 import { askAbout, type Question, tellStory } from './story.js';
@@ -34,11 +35,11 @@ export function accepts(keys: readonly string[], text: string): boolean {
   );
 }
 
-/** Fresh stories about combinations of hero, home and thing that training never saw. */
-export function heldOutStories(seed: number, count: number): HeldOutStory[] {
+/** Fresh stories, by default about combinations of hero, home and thing that training never saw. */
+export function heldOutStories(seed: number, count: number, split: Split = 'heldout'): HeldOutStory[] {
   return Array.from({ length: count }, (_, index) => {
     const random = new Random(seed, index);
-    const { text, plot, facts, ...rest } = tellStory(random, 'heldout');
+    const { text, plot, facts, ...rest } = tellStory(random, split);
     const questions = askAbout({ text, plot, facts, ...rest }, random);
     return {
       story: text,

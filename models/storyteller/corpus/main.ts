@@ -1,5 +1,5 @@
 /**
- * Writes the corpus, one JSON string (a document) or object (a held-out story) per line:
+ * Writes the corpus, one JSON string (a document) or object (a story and its questions) per line:
  *
  *   node corpus.mjs --seed 1 --count 100000 --split train   --out train.jsonl
  *   node corpus.mjs --seed 9 --count 500    --split heldout --out heldout.jsonl --stories
@@ -39,7 +39,7 @@ function write(text: string): void {
 }
 
 if (values.stories) {
-  for (const story of heldOutStories(seed, count)) write(`${JSON.stringify(story)}\n`);
+  for (const story of heldOutStories(seed, count, split)) write(`${JSON.stringify(story)}\n`);
 } else {
   let batch = '';
   for (let i = 0; i < count; i++) {

@@ -1,0 +1,61 @@
+// The CPU as a device: threads, an instruction set, memory, and the op list with its arguments checked.
+#pragma once
+
+#include <string>
+
+#include "cpu/bandwidth.h"
+#include "cpu/isa.h"
+#include "cpu/memory.h"
+#include "cpu/thread_pool.h"
+
+namespace nanovllm {
+
+/// Arguments shared by both attention operations; absent tensors are null.
+struct AttnInput {
+  const TensorView *cuSeqlensQ, *cuSeqlensK, *contextLens, *blockTables;
+  float scale;
+  bool causal;
+  /// sdpa.math's workspace, or all null for flash attention.
+  const TensorView *denseK, *denseV, *scores;
+};
+
+struct SampleInput {
+  TensorView temperature, topK, topP, minP, seed, position;
+};
+
+/// Belongs to one thread of JavaScript. Everything is given back on destruction.
+class CpuDevice {
+ public:
+  CpuDevice(const std::string& isa, int threads) : isa_(chooseIsa(isa)), pool_(threads) {}
+
+  const Isa& isa() const { return isa_; }
+  int threads() const { return pool_.threads(); }
+  Allocations& memory() { return memory_; }
+
+  void loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size, DType source);
+  void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight);
+  void linear(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* bias);
+  void rmsNorm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps);
+  void addRmsNorm(const TensorView& x, const TensorView& residual, const TensorView& weight, float eps);
+  void siluAndMul(const TensorView& out, const TensorView& x);
+  void rotaryEmbedding(const TensorView& q, const TensorView& k, const TensorView& positions,
+                       const TensorView& cosSin);
+  void storeKvCache(const TensorView& k, const TensorView& v, const TensorView& kCache,
+                    const TensorView& vCache, const TensorView& slots);
+  void attention(const TensorView& out, const TensorView& q, const TensorView& k, const TensorView& v,
+                 const AttnInput& input);
+  void gatherRows(const TensorView& out, const TensorView& x, const TensorView& rows);
+  void sample(const TensorView& out, const TensorView& logits, const SampleInput& input);
+  double readBandwidth(size_t bytes, ReadPattern pattern, double seconds) {
+    return nanovllm::readBandwidth(pool_, bytes, pattern, seconds);
+  }
+
+ private:
+  const Isa& isa_;
+  Allocations memory_;
+  Scratch scratch_;
+  ThreadPool pool_;
+  Context context_{pool_, scratch_};
+};
+
+}  // namespace nanovllm

@@ -1,0 +1,12 @@
+#include "cpu/kernels/ops.h"
+
+namespace nanovllm {
+namespace NANO_ISA {
+
+extern const KernelTable kTable;
+const KernelTable kTable = {embedding,      linear,          rmsNorm,      addRmsNorm,
+                            siluAndMul,     rotaryEmbedding, storeKvCache, gatherRows,
+                            flashAttention, mathAttention,   argmax,       gumbelCandidates};
+
+}  // namespace NANO_ISA
+}  // namespace nanovllm
