@@ -25,6 +25,7 @@ interface Workload {
   maxNumSeqs: number;
   extraTokens: number;
   enablePrefixCaching: boolean;
+  enforceEager: boolean;
   requests: WorkItem[];
 }
 
@@ -47,6 +48,7 @@ const workloadArbitrary: fc.Arbitrary<Workload> = fc.record({
   maxNumSeqs: fc.integer({ min: 1, max: 6 }),
   extraTokens: fc.integer({ min: 0, max: 24 }),
   enablePrefixCaching: fc.boolean(),
+  enforceEager: fc.boolean(),
   requests: fc.array(
     fc.record({
       prompt: promptArbitrary,
@@ -112,6 +114,7 @@ async function check(model: TinyModel, workload: Workload, hash?: TokenHash): Pr
       maxNumSeqs,
       maxNumBatchedTokens,
       enablePrefixCaching: workload.enablePrefixCaching,
+      enforceEager: workload.enforceEager,
     },
     hash,
   );

@@ -1,4 +1,5 @@
 import type { Config } from '#nano/config';
+import { DecodeGraph, type DecodeOutput } from '#nano/engine/decode-graph';
 import { type TokenLogprobs, tokenLogprobs } from '#nano/engine/logprobs';
 import type { Batch } from '#nano/engine/scheduler';
 import type { Sequence } from '#nano/engine/sequence';
@@ -27,34 +28,39 @@ export interface RunnerOptions {
 export class ModelRunner {
   private readonly sampler: Sampler;
 
+  private readonly decodeGraph: DecodeGraph;
+
   constructor(
     private readonly ops: Ops,
     private readonly model: CausalLM,
     private readonly options: RunnerOptions,
   ) {
-    this.sampler = new Sampler(ops, options.config.seed);
+    const { config, maxModelLen } = options;
+    const { maxNumSeqs, kvCacheBlockSize: blockSize, attnBackend, enforceEager } = config;
+    this.sampler = new Sampler(ops, config.seed);
     const { numHiddenLayers: layers, numKeyValueHeads, headDim } = model.config;
-    const shape = [options.numKvCacheBlocks, options.config.kvCacheBlockSize, numKeyValueHeads, headDim];
+    const shape = [options.numKvCacheBlocks, blockSize, numKeyValueHeads, headDim];
     const allocate = () => ops.backend.allocate(shape, options.kvCacheDType);
     model.bindCaches(Array.from({ length: layers }, () => ({ k: allocate(), v: allocate() })));
+    // The dense gather's scratch grows with the context, and a captured step's may not.
+    const capture = !enforceEager && attnBackend !== 'sdpa.math';
+    const limits = { maxNumSeqs, maxModelLen, blockSize };
+    this.decodeGraph = new DecodeGraph(ops, model, this.sampler, limits, capture);
     ops.reserveFor(() => this.largestSteps());
   }
 
   /** Runs one step. The caller schedules; nothing here changes a sequence. */
   async run(batch: Batch): Promise<StepResult> {
-    const tokenIds = new Int32Array(batch.seqs.length);
     // Only sequences whose last known token is in this step have logits to draw from.
     const drawing = [...batch.seqs.keys()].filter((i) => isComplete(batch.seqs[i]));
-    const pending = this.ops.scope(() => {
-      const logits = this.forward(batch, drawing);
-      if (!logits) return null;
-      const seqs = drawing.map((i) => batch.seqs[i]);
-      const wantsLogprobs = seqs.some((seq) => seq.samplingParams.logprobs !== undefined);
-      return {
-        tokens: this.ops.backend.read(this.sampler.forward(logits, seqs)),
-        logits: wantsLogprobs ? this.ops.backend.read(logits) : null,
-      };
+    const wantsLogprobs = drawing.some((i) => batch.seqs[i].samplingParams.logprobs !== undefined);
+    const { backend } = this.ops;
+    const read = ({ tokens, logits }: DecodeOutput) => ({
+      tokens: backend.read(tokens),
+      logits: wantsLogprobs ? backend.read(logits) : null,
     });
+    const pending = batch.isPrefill ? this.prefill(batch.seqs, drawing, read) : this.decodeGraph.run(batch.seqs, read);
+    const tokenIds = new Int32Array(batch.seqs.length);
     const logprobs = new Map<number, TokenLogprobs>();
     if (pending) {
       const [tokens, logits] = await Promise.all([pending.tokens, pending.logits]);
@@ -71,19 +77,24 @@ export class ModelRunner {
     return { tokenIds, logprobs };
   }
 
-  /** Logits `[drawing.length, V]` of the last token of each sequence in `drawing`; null when there are none. */
-  private forward(batch: Batch, drawing: readonly number[]): Tensor | null {
-    const { inputIds, positions, context, lastRows } = batch.isPrefill
-      ? this.preparePrefill(batch.seqs)
-      : this.prepareDecode(batch.seqs);
-    const hidden = this.model.forward(inputIds, positions, context);
-    if (drawing.length === 0) return null;
-    if (!batch.isPrefill) return this.model.computeLogits(hidden);
-    const rows = this.ops.fromHost(Int32Array.from(drawing, (i) => lastRows[i]));
-    return this.model.computeLogits(this.ops.gatherRows(hidden, rows));
+  /** Computes the scheduled tokens of all sequences, packed one after the other; draws for those in `drawing`. */
+  private prefill<R>(
+    seqs: readonly Sequence[],
+    drawing: readonly number[],
+    use: (output: DecodeOutput) => R,
+  ): R | null {
+    return this.ops.scope(() => {
+      const { inputIds, positions, context, lastRows } = this.preparePrefill(seqs);
+      const hidden = this.model.forward(inputIds, positions, context);
+      if (drawing.length === 0) return null;
+      const rows = this.ops.fromHost(Int32Array.from(drawing, (i) => lastRows[i]));
+      const logits = this.model.computeLogits(this.ops.gatherRows(hidden, rows));
+      const values = this.sampler.valuesFor(drawing.map((i) => seqs[i]));
+      const args = this.sampler.argsBy(drawing.length, (shape, _, name) => this.ops.fromHost(values[name], shape));
+      return use({ logits, tokens: this.sampler.forward(logits, args) });
+    });
   }
 
-  /** Packs the scheduled tokens of all sequences one after the other. */
   private preparePrefill(seqs: readonly Sequence[]) {
     const ids: number[] = [];
     const positions: number[] = [];
@@ -100,10 +111,11 @@ export class ModelRunner {
     const lengthsQ = seqs.map((seq) => seq.numScheduledTokens);
     const lengthsK = seqs.map((seq) => seq.numCachedTokens + seq.numScheduledTokens);
     const cuSeqlensQ = cumulativeLengths(lengthsQ);
+    const { values, width } = padBlockTables(seqs.map((seq) => seq.blockTable));
     const context: Context = {
       isPrefill: true,
       slotMapping: this.ints(slots),
-      blockTables: this.blockTables(seqs),
+      blockTables: this.ops.fromHost(values, [seqs.length, width]),
       cuSeqlensQ: this.ops.fromHost(cuSeqlensQ),
       cuSeqlensK: this.ops.fromHost(cumulativeLengths(lengthsK)),
       maxSeqlenQ: Math.max(...lengthsQ),
@@ -113,57 +125,33 @@ export class ModelRunner {
     return { inputIds: this.ints(ids), positions: this.ints(positions), context, lastRows };
   }
 
-  /** One token a sequence: its last, whose key and value are not in the cache yet. */
-  private prepareDecode(seqs: readonly Sequence[]) {
-    const blockSize = this.options.config.kvCacheBlockSize;
-    const lengths = seqs.map((seq) => seq.numTokens);
-    const context: Context = {
-      isPrefill: false,
-      slotMapping: this.ints(seqs.flatMap((s) => slotsFor(s.blockTable, s.numTokens - 1, s.numTokens, blockSize))),
-      blockTables: this.blockTables(seqs),
-      contextLens: this.ints(lengths),
-      maxContextLen: Math.max(...lengths),
-    };
-    return {
-      inputIds: this.ints(seqs.map((seq) => seq.lastToken)),
-      positions: this.ints(seqs.map((seq) => seq.numTokens - 1)),
-      context,
-      lastRows: seqs.map((_, b) => b),
-    };
-  }
-
   private ints(values: readonly number[]): Tensor {
     return this.ops.fromHost(Int32Array.from(values));
-  }
-
-  private blockTables(seqs: readonly Sequence[]): Tensor {
-    const { values, width } = padBlockTables(seqs.map((seq) => seq.blockTable));
-    return this.ops.fromHost(values, [seqs.length, width]);
   }
 
   /** The two largest steps there can be, for measuring: a full prefill batch, and a full decode batch. */
   private largestSteps(): void {
     const { config, maxModelLen } = this.options;
-    const { maxNumBatchedTokens: T, maxNumSeqs: B } = config;
-    const tables = { slotMapping: this.ops.empty([T], 'int32'), blockTables: this.largestTables(B) };
-    const step = (context: Context, tokens: number, sequences: number) =>
-      this.ops.scope(() => {
-        const ints = () => this.ops.empty([tokens], 'int32');
-        const hidden = this.model.forward(ints(), ints(), context);
-        const logits = this.model.computeLogits(this.ops.gatherRows(hidden, this.ops.empty([sequences], 'int32')));
-        this.sampler.measure(logits);
-      });
-    const cuSeqlens = () => this.ops.empty([B + 1], 'int32');
-    const prefill = { cuSeqlensQ: cuSeqlens(), cuSeqlensK: cuSeqlens(), maxSeqlenQ: Math.min(T, maxModelLen) };
-    step({ isPrefill: true, ...tables, ...prefill, maxSeqlenK: maxModelLen }, T, B);
-    const slotMapping = this.ops.empty([B], 'int32');
-    const decode = { contextLens: this.ops.empty([B], 'int32'), maxContextLen: maxModelLen };
-    step({ isPrefill: false, ...tables, slotMapping, ...decode }, B, B);
-  }
-
-  private largestTables(sequences: number): Tensor {
-    const { config, maxModelLen } = this.options;
-    return this.ops.empty([sequences, Math.ceil(maxModelLen / config.kvCacheBlockSize)], 'int32');
+    const { maxNumBatchedTokens: tokens, maxNumSeqs: sequences, kvCacheBlockSize } = config;
+    const ints = (...shape: number[]) => this.ops.empty(shape, 'int32');
+    this.ops.scope(() => {
+      const context: Context = {
+        isPrefill: true,
+        slotMapping: ints(tokens),
+        blockTables: ints(sequences, Math.ceil(maxModelLen / kvCacheBlockSize)),
+        cuSeqlensQ: ints(sequences + 1),
+        cuSeqlensK: ints(sequences + 1),
+        maxSeqlenQ: Math.min(tokens, maxModelLen),
+        maxSeqlenK: maxModelLen,
+      };
+      const hidden = this.model.forward(ints(tokens), ints(tokens), context);
+      const logits = this.model.computeLogits(this.ops.gatherRows(hidden, ints(sequences)));
+      this.sampler.forward(
+        logits,
+        this.sampler.argsBy(sequences, (shape, dtype) => this.ops.empty(shape, dtype)),
+      );
+    });
+    this.ops.scope(() => this.decodeGraph.step(sequences));
   }
 }
 

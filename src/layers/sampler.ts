@@ -1,6 +1,10 @@
 import type { Sequence } from '#nano/engine/sequence';
+import type { SampleArgs } from '#nano/tensor/kernels';
 import type { Ops } from '#nano/tensor/ops';
 import type { Tensor } from '#nano/tensor/tensor';
+
+/** The host side of {@link SampleArgs}: one entry a sequence, two for the seed's words. */
+export type SampleValues = { readonly [K in keyof SampleArgs]: Float32Array | Int32Array };
 
 /** Draws each sequence's next token by its own sampling parameters, all in one kernel. */
 export class Sampler {
@@ -9,29 +13,37 @@ export class Sampler {
     private readonly engineSeed: number,
   ) {}
 
-  /** `logits[B, V]`, row b for `seqs[b]` → token ids int32 `[B]`. */
-  forward(logits: Tensor, seqs: readonly Sequence[]): Tensor {
-    const params = seqs.map((seq) => seq.samplingParams);
-    const floats = (value: (p: (typeof params)[number]) => number) =>
-      this.ops.fromHost(Float32Array.from(params, value));
-    return this.ops.sample(logits, {
-      temperature: floats((p) => p.temperature),
-      topK: this.ops.fromHost(Int32Array.from(params, (p) => Math.min(p.topK, logits.shape[1]))),
-      topP: floats((p) => p.topP),
-      minP: floats((p) => p.minP),
-      seed: this.ops.fromHost(Int32Array.from(seqs.flatMap((seq) => this.seedWords(seq))), [seqs.length, 2]),
-      position: this.ops.fromHost(Int32Array.from(seqs, (seq) => seq.numOutputTokens)),
-    });
+  /** `logits[B, V]` → token ids int32 `[B]`. */
+  forward(logits: Tensor, args: SampleArgs): Tensor {
+    return this.ops.sample(logits, args);
   }
 
-  /** The allocations of a draw, for measuring the largest step. */
-  measure(logits: Tensor): void {
-    const rows = logits.shape[0];
-    const floats = () => this.ops.empty([rows], 'float32');
-    const ints = () => this.ops.empty([rows], 'int32');
-    const seed = this.ops.empty([rows, 2], 'int32');
-    const args = { temperature: floats(), topK: ints(), topP: floats(), minP: floats(), seed, position: ints() };
-    this.ops.sample(logits, args);
+  /** What the sequences ask for, in order. */
+  valuesFor(seqs: readonly Sequence[]): SampleValues {
+    const params = seqs.map((seq) => seq.samplingParams);
+    return {
+      temperature: Float32Array.from(params, (p) => p.temperature),
+      topK: Int32Array.from(params, (p) => Math.min(p.topK, 0x7fffffff)),
+      topP: Float32Array.from(params, (p) => p.topP),
+      minP: Float32Array.from(params, (p) => p.minP),
+      seed: Int32Array.from(seqs.flatMap((seq) => this.seedWords(seq))),
+      position: Int32Array.from(seqs, (seq) => seq.numOutputTokens),
+    };
+  }
+
+  /** A tensor for each value, by `make`. */
+  argsBy(
+    rows: number,
+    make: (shape: number[], dtype: 'float32' | 'int32', name: keyof SampleArgs) => Tensor,
+  ): SampleArgs {
+    return {
+      temperature: make([rows], 'float32', 'temperature'),
+      topK: make([rows], 'int32', 'topK'),
+      topP: make([rows], 'float32', 'topP'),
+      minP: make([rows], 'float32', 'minP'),
+      seed: make([rows, 2], 'int32', 'seed'),
+      position: make([rows], 'int32', 'position'),
+    };
   }
 
   /** 64 bits: the request's own seed, or the engine's seed with the request's number in the marked upper word. */

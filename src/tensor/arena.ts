@@ -16,6 +16,7 @@ const align = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMEN
 export class Arena {
   private top = 0;
   private readonly live: Storage[] = [];
+  private captured: Storage[] | null = null;
   /** Most bytes ever in use: what a measuring run reports. */
   highWater = 0;
 
@@ -44,6 +45,7 @@ export class Arena {
     }
     const storage = this.memory?.storageAt(offset, numel, dtype) ?? { alive: true };
     this.live.push(storage);
+    this.captured?.push(storage);
     return new Tensor(storage, shape, dtype);
   }
 
@@ -54,6 +56,20 @@ export class Arena {
       return body();
     } finally {
       this.release(top, live);
+    }
+  }
+
+  /**
+   * A scope whose tensors can be brought back to life: `body` gets the list of all storages that will have been
+   * allocated within it, those of inner scopes too. Only from an empty arena, so that they always lie in the same place.
+   */
+  capture<T>(body: (storages: readonly Storage[]) => T): T {
+    if (this.top !== 0) throw new BackendError('A step can only be captured from its beginning: the arena is in use.');
+    this.captured = [];
+    try {
+      return this.scope(() => body(this.captured ?? []));
+    } finally {
+      this.captured = null;
     }
   }
 

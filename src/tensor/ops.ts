@@ -2,6 +2,7 @@ import { InvalidTensorError } from '#nano/errors';
 import { Arena } from '#nano/tensor/arena';
 import { match } from '#nano/tensor/check';
 import type { AttnBackend, Backend, SampleArgs } from '#nano/tensor/kernels';
+import { type KernelCall, Recording } from '#nano/tensor/recording';
 import type { Tensor } from '#nano/tensor/tensor';
 
 /** What layers pass to {@link Ops.attnVarlen}; flash-attn's argument names. */
@@ -33,7 +34,9 @@ export interface KvCacheInput {
  */
 export class Ops {
   private arena: Arena;
-  private measuring = false;
+  /** `measure`: only allocate. `record`: collect the kernel calls instead of making them. */
+  private mode: 'run' | 'measure' | 'record' = 'run';
+  private calls: KernelCall[] = [];
   /** Attention calls by implementation: proof of which one really ran. */
   readonly attnCalls: Record<AttnBackend, number> = { flash: 0, 'sdpa.math': 0 };
 
@@ -53,14 +56,32 @@ export class Ops {
     this.arena.free();
     const arena = this.measuringArena();
     this.arena = arena;
-    this.measuring = true;
-    try {
-      this.scope(step);
-    } finally {
-      this.measuring = false;
-    }
+    this.inMode('measure', () => this.scope(step));
     const bytes = this.backend.bytesOf.bind(this.backend);
     this.arena = new Arena(bytes, this.backend.reserveArena(arena.highWater));
+  }
+
+  /**
+   * Captures a step: `step` runs with allocation and checks, and its kernel calls are kept. Replaying makes the same
+   * calls on the same addresses, without the work of checking and allocating; new values come in through tensors that
+   * lie outside the arena.
+   */
+  record<T>(step: () => T): Recording<T> {
+    this.calls = [];
+    const { calls } = this;
+    return this.arena.capture((storages) => {
+      const result = this.inMode('record', step);
+      return new Recording(calls, storages, result);
+    });
+  }
+
+  private inMode<T>(mode: 'measure' | 'record', body: () => T): T {
+    this.mode = mode;
+    try {
+      return body();
+    } finally {
+      this.mode = 'run';
+    }
   }
 
   get arenaBytes(): number {
@@ -79,8 +100,13 @@ export class Ops {
 
   /** Host numbers as a tensor of this step. */
   fromHost(values: Float32Array | Int32Array, shape: readonly number[] = [values.length]): Tensor {
+    if (this.mode === 'record') {
+      throw new InvalidTensorError(
+        'Host values cannot enter a recorded step: they would be the same at every replay. Write them to an input tensor.',
+      );
+    }
     const tensor = this.empty(shape, values instanceof Int32Array ? 'int32' : 'float32');
-    if (!this.measuring) this.backend.write(tensor, values);
+    if (this.mode === 'run') this.backend.write(tensor, values);
     return tensor;
   }
 
@@ -163,7 +189,10 @@ export class Ops {
     });
     const out = this.empty(q.shape);
     this.attend(sizes, 1, args.maxSeqlenQ, args.maxSeqlenK, args.attnBackend, (workspace) =>
-      this.run((kernels) => kernels.attnVarlen(out, q, k, v, { ...args, causal, blockTables, workspace })),
+      this.run((kernels) => {
+        this.attnCalls[args.attnBackend]++;
+        kernels.attnVarlen(out, q, k, v, { ...args, causal, blockTables, workspace });
+      }),
     );
     return out;
   }
@@ -178,7 +207,10 @@ export class Ops {
     });
     const out = this.empty(q.shape);
     this.attend(sizes, sizes.B, 1, args.maxContextLen, args.attnBackend, (workspace) =>
-      this.run((kernels) => kernels.attnWithKvCache(out, q, kCache, vCache, { ...args, workspace })),
+      this.run((kernels) => {
+        this.attnCalls[args.attnBackend]++;
+        kernels.attnWithKvCache(out, q, kCache, vCache, { ...args, workspace });
+      }),
     );
     return out;
   }
@@ -205,7 +237,7 @@ export class Ops {
     return out;
   }
 
-  /** Checks the head counts, makes `sdpa.math`'s dense scratch, and counts the call. */
+  /** Checks the head counts and makes `sdpa.math`'s dense scratch. */
   private attend(
     { Hq, Hkv, D }: Record<string, number>,
     gathered: number,
@@ -228,10 +260,10 @@ export class Ops {
             };
       body(workspace);
     });
-    if (!this.measuring) this.attnCalls[attnBackend]++;
   }
 
-  private run(kernel: (backend: Backend) => void): void {
-    if (!this.measuring) kernel(this.backend);
+  private run(call: KernelCall): void {
+    if (this.mode === 'run') call(this.backend);
+    else if (this.mode === 'record') this.calls.push(call);
   }
 }
