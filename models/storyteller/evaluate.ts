@@ -1,14 +1,12 @@
 /**
  * How good is the storyteller? Asks it about stories it never saw, then reads stories of its own.
  *
- *   npx tsx models/storyteller/evaluate.ts [--questions 100] [--stories 50] [--seed 2026] [--backend auto] [--show]
+ *   npm run storyteller:evaluate -- [--questions 100] [--stories 50] [--seed 2026] [--backend auto] [--show]
  *
  * The stories asked about are fresh (any seed gives new ones) and about combinations of hero, home and thing that
  * training left out. One question is drawn for each story, of any kind; an answer is right if it holds every key word
  * of the true one.
  */
-import { dirname } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { LLM } from 'nano-vllm-ts';
 import { checkStory, heldOutStories, Random, readAndAnswer } from './corpus/index.js';
@@ -19,7 +17,7 @@ const { values } = parseArgs({
     stories: { type: 'string', default: '50' },
     seed: { type: 'string', default: '2026' },
     backend: { type: 'string', default: 'auto' },
-    model: { type: 'string', default: dirname(fileURLToPath(import.meta.url)) },
+    model: { type: 'string', default: 'models/storyteller' },
     show: { type: 'boolean', default: false },
   },
 });
