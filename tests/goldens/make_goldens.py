@@ -37,6 +37,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 HERE = os.path.dirname(os.path.abspath(__file__))
 GREEDY = 64
 MIN_GAP = 2e-3
+TIE = 2e-4  # a trained model cannot be reseeded: its greedy tokens end before a gap smaller than this
 BF16_ERROR = 3e-2
 MIN_DISTINCT = 8
 ALL_ROWS_UP_TO = 24  # longer prompts keep only their last rows
@@ -202,8 +203,8 @@ def goldens_of(model, tokens, all_rows_up_to, last_rows, until_tie=False):
     for _ in range(GREEDY):
         top = torch.topk(row, 2)
         step_gap = (top.values[0] - top.values[1]).item()
-        if until_tie and step_gap < MIN_GAP:
-            break  # a trained model cannot be reseeded: its tokens count up to the first near-tie
+        if until_tie and step_gap < TIE:
+            break
         gap = min(gap, step_gap)
         greedy.append(top.indices[0].item())
         ids = torch.cat([ids, torch.tensor([[greedy[-1]]])], dim=1)

@@ -403,6 +403,23 @@ describe('lifetime and errors', () => {
     backend.close();
   });
 
+  test('small allocations share slabs: apart, zero even after others were freed, and exactly counted', async () => {
+    const backend = make();
+    const sizes = Array.from({ length: 60 }, () => 1 + below(200_000));
+    const tensors = sizes.map((n) => poisoned(backend, [n]));
+    expect(backend.allocatedBytes).toBe(4 * sizes.reduce((a, b) => a + b, 0));
+    const spans = tensors.map((t, i) => [t.storage.address!, t.storage.address! + 4 * sizes[i]]);
+    spans.sort((a, b) => a[0] - b[0]);
+    for (const [i, [start]] of spans.entries()) {
+      expect(start % 64).toBe(0);
+      if (i > 0) expect(start).toBeGreaterThanOrEqual(spans[i - 1][1]);
+    }
+    for (const t of tensors) backend.free(t);
+    expect(backend.allocatedBytes).toBe(0);
+    expect(await backend.read(backend.allocate([1000], 'float32'))).toEqual(new Float32Array(1000));
+    backend.close();
+  });
+
   test('memory that cannot be had is an error naming the bytes', () => {
     const backend = make();
     expect(() => backend.allocate([2 ** 50], 'float32')).toThrow(/4503599627370496 bytes/);
