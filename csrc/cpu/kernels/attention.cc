@@ -1,5 +1,8 @@
 // Flash attention over a batch: cuts it into tasks and lets FlashTask do each. Prefill and decode, contiguous
 // and paged keys are the same code; a decoding sequence is one with a single query.
+#include "cpu/kernels/flash_decode.h"
+#include "cpu/kernels/flash_decode_amx.h"
+#include "cpu/kernels/flash_decode_tiles.h"
 #include "cpu/kernels/flash_task.h"
 #include "cpu/kernels/flash_tiles.h"
 #include "cpu/kernels/flash_tiles_amx.h"
@@ -105,9 +108,12 @@ class Flash {
 
 void flashAttention(Context& ctx, const AttnBatch& a) {
   const int64_t dim = a.headDim();
+  const bool decode = FlashDecode<DecodeTiles>::suits(a);
 #if defined(__AMX_BF16__)
+  if (a.k.dtype == DType::kBFloat16 && decode) return FlashDecode<DecodeTilesAmx>(ctx, a).run();
   if (a.k.dtype == DType::kBFloat16) return Flash<FlashTilesAmx>(ctx, a).run();
 #endif
+  if (decode) return FlashDecode<DecodeTiles>(ctx, a).run();
   if (dim <= 64) return Flash<FlashTiles<64>>(ctx, a).run();
   if (dim <= 128) return Flash<FlashTiles<128>>(ctx, a).run();
   if (dim <= 256) return Flash<FlashTiles<256>>(ctx, a).run();

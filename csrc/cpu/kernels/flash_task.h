@@ -26,7 +26,7 @@ namespace NANO_ISA {
 constexpr int64_t kTileKeys = 32;
 /// Keys in a segment. Segments are computed apart and merged in order, always; so when there are fewer
 /// sequences than threads, they can be computed by different threads (split-KV).
-constexpr int64_t kSegmentKeys = 512;
+constexpr int64_t kSegmentKeys = 256;
 /// Queries in a vector, and vectors of queries in a task: what a loaded tile is used for.
 constexpr int kLanes = W;
 constexpr int kGroups = 4;

@@ -23,7 +23,7 @@ class FlashTilesAmx {
   FlashTilesAmx(int64_t dim, char* scratch)
       : dim_(dim),
         steps_(paddedDim(dim) / 32),
-        tiles_(16, 16),
+        tiles_(16),
         keys_(scratch),
         values_(keys_ + 2 * steps_ * kTileBytes),
         queries_(values_ + 2 * steps_ * kTileBytes),

@@ -56,19 +56,48 @@ struct PanelLinear {
   }
 };
 
-/// Tasks of whole panels, eight a thread so that a thread that is held up leaves its share to others; but
-/// not so small that handing them out costs more than doing them.
+/// Tasks of whole panels. Large ones first, for they are long streams of memory; the further on, the
+/// smaller, so that threads end at nearly the same time even if one was held up. None is so small that
+/// handing it out would cost more than doing it.
+class PanelTasks {
+ public:
+  /// Sizes are multiples of `unit` panels, which the kernel takes together.
+  PanelTasks(const PackedShape& shape, int64_t rows, int threads, int64_t unit)
+      : panels_(shape.panels()), shares_(2 * threads), unit_(unit) {
+    constexpr int64_t kBytesPerTask = 64 << 10, kRowsPerUnit = 16;
+    const int64_t panelBytes = shape.panelElements() * bytesOf(shape.dtype);
+    least_ = kBytesPerTask / (panelBytes * ((rows + kRowsPerUnit - 1) / kRowsPerUnit)) + 1;
+    for (int64_t at = 0; at < panels_; at += sizeAt(at)) count_++;
+  }
+
+  int count() const { return count_; }
+
+  int64_t begin(int task) const {
+    int64_t at = 0;
+    while (task-- > 0) at += sizeAt(at);
+    return at;
+  }
+  int64_t end(int64_t begin) const {
+    const int64_t end = begin + sizeAt(begin);
+    return end < panels_ ? end : panels_;
+  }
+
+ private:
+  int64_t sizeAt(int64_t at) const {
+    const int64_t share = (panels_ - at) / shares_;
+    return ((least_ > share ? least_ : share) + unit_ - 1) / unit_ * unit_;
+  }
+
+  int64_t panels_, shares_, unit_, least_;
+  int count_ = 0;
+};
+
 template <class Body>
-void forEachPanelRange(Context& ctx, const PackedShape& shape, int64_t rows, const Body& body) {
-  constexpr int64_t kTasksPerThread = 8, kBytesPerTask = 64 << 10, kRowsPerUnit = 16;
-  const int64_t panels = shape.panels(), panelBytes = shape.panelElements() * bytesOf(shape.dtype);
-  const int64_t least = kBytesPerTask / (panelBytes * ((rows + kRowsPerUnit - 1) / kRowsPerUnit)) + 1;
-  const int64_t share = panels / (kTasksPerThread * ctx.pool.threads());
-  const int64_t perTask =
-      ((least > share ? least : share) + 7) / 8 * 8;  // kernels take up to 8 panels together
-  ctx.pool.run(static_cast<int>((panels + perTask - 1) / perTask), [&](int task, int) {
-    const int64_t begin = task * perTask;
-    body(begin, begin + perTask < panels ? begin + perTask : panels);
+void forEachPanelRange(Context& ctx, const PackedShape& shape, int64_t rows, int64_t unit, const Body& body) {
+  const PanelTasks tasks(shape, rows, ctx.pool.threads(), unit);
+  ctx.pool.run(tasks.count(), [&](int task, int) {
+    const int64_t begin = tasks.begin(task);
+    body(begin, tasks.end(begin));
   });
 }
 
@@ -81,19 +110,19 @@ void linear(Context& ctx, const TensorView& out, const TensorView& x, const Tens
 #if defined(__AMX_BF16__)
   if (weight.dtype == DType::kBFloat16) {
     const AmxLinear amx(ctx, out, x, weight, bias);
-    forEachPanelRange(ctx, shape, x.size[0], amx);
+    forEachPanelRange(ctx, shape, x.size[0], 2, amx);
     return;
   }
 #elif defined(__AVX512BF16__)
   if (weight.dtype == DType::kBFloat16) {
     const DotLinear dot(ctx, out, x, weight, bias);
-    forEachPanelRange(ctx, shape, x.size[0], dot);
+    forEachPanelRange(ctx, shape, x.size[0], x.size[0] == 1 ? 8 : 4, dot);
     return;
   }
 #endif
   withFloatType(weight.dtype, [&](auto* type) {
     const PanelLinear<std::remove_pointer_t<decltype(type)>> panels{out, x, weight, bias};
-    forEachPanelRange(ctx, shape, x.size[0], panels);
+    forEachPanelRange(ctx, shape, x.size[0], x.size[0] == 1 ? kPanelsOneRow : kPanels, panels);
   });
 }
 

@@ -30,7 +30,7 @@ class AmxLinear {
 
   /// All rows of panels [begin, end).
   void operator()(int64_t begin, int64_t end) const {
-    const TileScope tiles(rows_ < 16 ? static_cast<int>(rows_) : 16, 16);
+    const TileScope tiles(rows_ < 16 ? rows_ : 16);
     const int64_t mBlock = kBlockBytes / (kTiles_ * kTileBytes) / 2 * 2 + 2;
     for (int64_t m0 = 0; m0 < mTiles_; m0 += mBlock) {
       const int64_t m1 = m0 + mBlock < mTiles_ ? m0 + mBlock : mTiles_;

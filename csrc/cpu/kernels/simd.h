@@ -89,6 +89,17 @@ NANO_INLINE float sum(Vec v) {
   return lanes[0];
 }
 
+/// The largest lane.
+NANO_INLINE float maxLane(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(as<__m512>(v));
+#else
+  float best = v[0];
+  for (int i = 1; i < W; i++) best = v[i] > best ? v[i] : best;
+  return best;
+#endif
+}
+
 // --- 16-bit formats -------------------------------------------------------------------------------
 
 NANO_INLINE Vec load(const BFloat16* p) {
