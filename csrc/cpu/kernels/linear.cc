@@ -1,6 +1,7 @@
 // The linear layer: nearly all of a model's arithmetic, and in decoding nearly all of its memory traffic.
 // This file cuts the work into tasks; the arithmetic is in linear_panel.h (any weights, float32 FMA),
 // linear_dot.h (bfloat16 weights by dot products of pairs) and linear_amx.h (the same on matrix units).
+#include <atomic>
 #include <type_traits>
 
 #include "cpu/kernels/linear_amx.h"
@@ -56,48 +57,34 @@ struct PanelLinear {
   }
 };
 
-/// Tasks of whole panels. Large ones first, for they are long streams of memory; the further on, the
-/// smaller, so that threads end at nearly the same time even if one was held up. None is so small that
-/// handing it out would cost more than doing it.
-class PanelTasks {
- public:
-  /// Sizes are multiples of `unit` panels, which the kernel takes together.
-  PanelTasks(const PackedShape& shape, int64_t rows, int threads, int64_t unit)
-      : panels_(shape.panels()), shares_(2 * threads), unit_(unit) {
-    constexpr int64_t kBytesPerTask = 64 << 10, kRowsPerUnit = 16;
-    const int64_t panelBytes = shape.panelElements() * bytesOf(shape.dtype);
-    least_ = kBytesPerTask / (panelBytes * ((rows + kRowsPerUnit - 1) / kRowsPerUnit)) + 1;
-    for (int64_t at = 0; at < panels_; at += sizeAt(at)) count_++;
-  }
-
-  int count() const { return count_; }
-
-  int64_t begin(int task) const {
-    int64_t at = 0;
-    while (task-- > 0) at += sizeAt(at);
-    return at;
-  }
-  int64_t end(int64_t begin) const {
-    const int64_t end = begin + sizeAt(begin);
-    return end < panels_ ? end : panels_;
-  }
-
- private:
-  int64_t sizeAt(int64_t at) const {
-    const int64_t share = (panels_ - at) / shares_;
-    return ((least_ > share ? least_ : share) + unit_ - 1) / unit_ * unit_;
-  }
-
-  int64_t panels_, shares_, unit_, least_;
-  int count_ = 0;
-};
-
+/// Each thread gets one contiguous range of panels and walks through it in chunks, so that what it prefetches
+/// past the end of a chunk is what it multiplies next. A thread that is done helps the others: a range's
+/// next chunk goes to whoever asks first.
 template <class Body>
 void forEachPanelRange(Context& ctx, const PackedShape& shape, int64_t rows, int64_t unit, const Body& body) {
-  const PanelTasks tasks(shape, rows, ctx.pool.threads(), unit);
-  ctx.pool.run(tasks.count(), [&](int task, int) {
-    const int64_t begin = tasks.begin(task);
-    body(begin, tasks.end(begin));
+  constexpr int64_t kBytesPerChunk = 128 << 10, kRowsPerUnit = 16, kMaxThreads = 256;
+  const int64_t panels = shape.panels(), panelBytes = shape.panelElements() * bytesOf(shape.dtype);
+  const int64_t least = kBytesPerChunk / (panelBytes * ((rows + kRowsPerUnit - 1) / kRowsPerUnit)) + 1;
+  const int64_t chunk = (least + unit - 1) / unit * unit;
+  const int64_t chunks = (panels + chunk - 1) / chunk;
+  int64_t ranges = ctx.pool.threads() < kMaxThreads ? ctx.pool.threads() : kMaxThreads;
+  if (chunks < ranges) ranges = chunks;
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  } range[kMaxThreads];
+  for (int64_t i = 0; i < ranges; i++) {
+    range[i].next = chunks * i / ranges;
+    range[i].end = chunks * (i + 1) / ranges;
+  }
+  ctx.pool.run(static_cast<int>(ranges), [&](int own, int) {
+    for (int64_t i = 0; i < ranges; i++) {
+      Range& r = range[(own + i) % ranges];
+      for (int64_t at; (at = r.next.fetch_add(1, std::memory_order_relaxed)) < r.end;) {
+        const int64_t end = (at + 1) * chunk;
+        body(at * chunk, end < panels ? end : panels);
+      }
+    }
   });
 }
 
