@@ -58,7 +58,11 @@ function main() {
 /** The notebooks import the package by its own name: tslab can't import files outside their folder. */
 function linkPackage() {
   const link = join(root, 'node_modules/nano-vllm-ts');
-  if (!existsSync(link)) symlinkSync(root, link, 'junction');
+  try {
+    symlinkSync(root, link, 'junction');
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw error; // it is there already, or another run has just made it
+  }
 }
 
 /** Describes the kernel in `folder`, and gives the environment in which Jupyter finds it. */
