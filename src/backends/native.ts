@@ -6,7 +6,6 @@ import { type Layout, type Storage, Tensor } from '#nano/tensor/tensor';
 
 /** Fastest first. Each includes all that follow it. */
 export const CPU_ISAS = ['amx', 'avx512bf16', 'avx512', 'avx2', 'baseline'] as const;
-export type CpuIsa = (typeof CPU_ISAS)[number];
 
 /** How {@link NativeBackend.readBandwidth} walks through memory. */
 export const READ_PATTERNS = ['halves', 'interleaved', 'prefetch'] as const;

@@ -89,20 +89,6 @@ export class Tensor {
     return new Tensor(this.storage, [...this.shape.slice(0, -2), heads * dim], this.dtype, undefined, this.offset);
   }
 
-  /** Entry `index` of the first dimension, as a tensor of one rank less. No copy. */
-  at(index: number): Tensor {
-    if (index < 0 || index >= this.shape[0]) {
-      throw new InvalidTensorError(`Index ${index} is out of range: the first dimension has ${this.shape[0]}.`);
-    }
-    return new Tensor(
-      this.storage,
-      this.shape.slice(1),
-      this.dtype,
-      this.strides.slice(1),
-      this.offset + index * this.strides[0],
-    );
-  }
-
   /** @throws InvalidTensorError when the storage was freed or its arena scope has ended. */
   assertAlive(): void {
     if (!this.storage.alive) {
