@@ -48,6 +48,18 @@ struct TensorView {
     return t;
   }
 
+  /// A dense matrix.
+  static TensorView matrix(char* data, DType dtype, int64_t rows, int64_t columns) {
+    TensorView t;
+    t.data = data;
+    t.dtype = dtype;
+    t.rank = 2;
+    t.size[0] = rows;
+    t.size[1] = t.stride[0] = columns;
+    t.stride[1] = 1;
+    return t;
+  }
+
   template <class T>
   NANO_INLINE T* as() const {
     return reinterpret_cast<T*>(data);

@@ -3,6 +3,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -17,7 +18,10 @@ if (process.argv.includes('--packages')) process.exit(); // a checkpoint needs n
 await Promise.all([buildAddon(), compileTypeScript()]);
 await transpileDays();
 
-/** The cpu backend. Without a compiler this is no error: the reference backend needs none. */
+/**
+ * The cpu backend, and the cuda backend where there is a GPU. Without a compiler this is no error: the reference backend needs
+ * none. Tests and benchmarks (`--ladder`) also want the attention kernels that are only there to be read and compared.
+ */
 async function buildAddon() {
   const missing = [
     ['C++ compiler', [process.env.CXX, 'c++', 'g++', 'clang++']],
@@ -30,23 +34,68 @@ async function buildAddon() {
     rmSync(join(root, 'build'), { recursive: true, force: true });
     return;
   }
-  await step('addon', 'build/.setup', ['csrc'], 'Building the native backend (C++)', async () => {
+  const cuda = findCuda();
+  const variants = [...(process.argv.includes('--ladder') ? [] : ['']), 'ladder'].map((v) => `${cuda.arch} ${v}`);
+  const what = cuda.arch ? `C++, and CUDA for ${cuda.arch}` : 'C++';
+  await step('addon', 'build/.setup', ['csrc'], `Building the native backends (${what})`, () => compile(cuda), variants);
+}
+
+async function compile(cuda) {
+  if (cuda.note) say(cuda.note);
+  const cmake = (command, ...options) =>
+    run(
+      process.execPath,
+      ['node_modules/cmake-js/bin/cmake-js', command, '-d', 'csrc', '-O', 'build', '--silent', ...options],
+      cuda.nvcc && { CUDACXX: cuda.nvcc },
+    );
+  const build = async (arch) => {
+    const ladder = process.argv.includes('--ladder') ? 'ON' : 'OFF';
+    await cmake('configure', `--CDNANOVLLM_CUDA_ARCH=${arch}`, `--CDNANOVLLM_CUDA_LADDER=${ladder}`);
+    await cmake('build', '--parallel', String(availableParallelism()));
+  };
+  rmSync(join(root, 'build/Release/nanovllm_cuda.node'), { force: true });
+  try {
     try {
-      await run(process.execPath, [
-        'node_modules/cmake-js/bin/cmake-js',
-        'compile',
-        '-d',
-        'csrc',
-        '-O',
-        'build',
-        '--silent',
-      ]);
+      await build(cuda.arch);
     } catch (error) {
-      if (process.env.CI) throw error;
-      say(`The native backend did not build; going on with the slow 'reference' backend.\n${error.message}`);
-      return false;
+      if (!cuda.arch || process.env.CI) throw error;
+      say(`The cuda backend did not build; going on without it.\n${error.message}`);
+      await build('');
+      return false; // the next start tries again
     }
-  });
+  } catch (error) {
+    if (process.env.CI) throw error;
+    say(`The native backends did not build; going on with the slow 'reference' backend.\n${error.message}`);
+    return false;
+  }
+}
+
+/**
+ * What to build the cuda backend for: NANOVLLM_CUDA_ARCH (90a for an H100, 80 for an A100, several with ';', none), or this
+ * machine's own GPUs. An empty `arch` leaves it out, and `note` says why where somebody might wonder.
+ */
+function findCuda() {
+  const wanted = process.env.NANOVLLM_CUDA_ARCH;
+  if (wanted === 'none') return { arch: '' };
+  const query = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' });
+  const gpus = query.status === 0 ? [...new Set(query.stdout.trim().split(/\s*\n/))] : [];
+  // The Hopper kernels need instructions that only the architecture's own variant has.
+  const arch = wanted || gpus.map((capability) => capability.replace('.', '').replace(/^90$/, '90a')).join(';');
+  const homes = [process.env.CUDA_HOME, process.env.CUDA_PATH, '/usr/local/cuda'].filter(Boolean);
+  const nvcc = [process.env.CUDACXX, 'nvcc', ...homes.map((home) => join(home, 'bin/nvcc'))].find((n) => n && works(n));
+  if (arch && !nvcc) {
+    return {
+      arch: '',
+      note: `The cuda backend is left out: there is a GPU to build it for (${arch}) but no CUDA compiler. Install the CUDA toolkit (12.4 or newer), or set CUDA_HOME to where it lies.`,
+    };
+  }
+  if (!arch && nvcc) {
+    return {
+      arch: '',
+      note: 'The cuda backend is left out: nvidia-smi finds no GPU. NANOVLLM_CUDA_ARCH=90a builds it anyway.',
+    };
+  }
+  return { arch, nvcc };
 }
 
 async function compileTypeScript() {
@@ -82,13 +131,16 @@ async function transpileDays() {
   }
 }
 
-/** Runs `work` unless the stamp file says that its inputs are what they were. A `false` leaves no stamp. */
-async function step(name, stamp, inputs, message, work) {
+/**
+ * Runs `work` unless the stamp file says that its inputs are what they were. A `false` leaves no stamp. Any of `variants` will
+ * do, and the first is what `work` makes.
+ */
+async function step(name, stamp, inputs, message, work, variants = ['']) {
   const hash = createHash('sha256').update(`${process.platform} ${process.arch} ${process.versions.modules}`);
   for (const file of inputs.flatMap(list)) hash.update(file).update(readFileSync(join(root, file)));
-  const digest = hash.digest('hex');
+  const digests = variants.map((variant) => hash.copy().update(variant).digest('hex'));
   const path = join(root, stamp);
-  if (existsSync(path) && readFileSync(path, 'utf8') === digest) return;
+  if (existsSync(path) && digests.includes(readFileSync(path, 'utf8'))) return;
   const started = Date.now();
   say(`${message} …`);
   try {
@@ -97,7 +149,7 @@ async function step(name, stamp, inputs, message, work) {
     fail(`Setting up ${name} failed.\n${error.message}`);
   }
   mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(path, digest);
+  writeFileSync(path, digests[0]);
   say(`${message}: done in ${((Date.now() - started) / 1000).toFixed(0)} s`);
 }
 
@@ -121,9 +173,13 @@ function works(program) {
 }
 
 /** Rejects with the program's output when it fails. */
-function run(program, args) {
+function run(program, args, env = {}) {
   return new Promise((done, failed) => {
-    const child = spawn(program, args, { cwd: root, shell: process.platform === 'win32' && program === 'npm' });
+    const child = spawn(program, args, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      shell: process.platform === 'win32' && program === 'npm',
+    });
     let output = '';
     child.stdout.on('data', (data) => (output += data));
     child.stderr.on('data', (data) => (output += data));

@@ -19,8 +19,10 @@ export interface ConfigOptions {
   maxNumBatchedTokens?: number;
   kvCacheBlockSize?: number;
   numKvCacheBlocks?: number;
+  gpuMemoryUtilization?: number;
   enablePrefixCaching?: boolean;
   enforceEager?: boolean;
+  batchInvariant?: boolean;
   tensorParallelSize?: number;
   seed?: number;
   loadFormat?: (typeof LOAD_FORMATS)[number];
@@ -38,8 +40,16 @@ export const CONFIG_FIELDS = {
   maxNumBatchedTokens: count('Most tokens one step computes; longer prompts are prefilled in chunks.', 1, 1 << 20),
   kvCacheBlockSize: count('Tokens one KV-cache block holds.', 1, 4096),
   numKvCacheBlocks: { ...count('Blocks in the KV cache; -1 sizes it for the machine.'), or: -1 },
+  gpuMemoryUtilization: {
+    kind: 'number',
+    min: 0.05,
+    max: 1,
+    integer: false,
+    doc: "Share of a GPU's memory the engine may use, weights and KV cache together.",
+  },
   enablePrefixCaching: { kind: 'flag', doc: 'Reuse the KV cache of prompts that begin alike.' },
   enforceEager: { kind: 'flag', doc: 'Never replay captured graphs; run every operation one by one.' },
+  batchInvariant: { kind: 'flag', doc: 'On a GPU: the same bits for a request in any batch, at some cost in speed.' },
   tensorParallelSize: count('Ranks the model is split over.', 1, 1),
   seed: count('Seeds the requests that bring no seed of their own.', 0),
   loadFormat: {
@@ -64,8 +74,11 @@ export class Config {
   readonly kvCacheBlockSize: number;
   /** -1: sized when the model is loaded. */
   readonly numKvCacheBlocks: number;
+  /** 0.9 by default: the rest is left to the driver, to graphs, and to others. */
+  readonly gpuMemoryUtilization: number;
   readonly enablePrefixCaching: boolean;
   readonly enforceEager: boolean;
+  readonly batchInvariant: boolean;
   readonly tensorParallelSize: number;
   readonly seed: number;
   readonly loadFormat: (typeof LOAD_FORMATS)[number];
@@ -87,8 +100,10 @@ export class Config {
     this.maxNumSeqs = options.maxNumSeqs ?? Math.min(128, this.maxNumBatchedTokens);
     this.kvCacheBlockSize = options.kvCacheBlockSize ?? 16;
     this.numKvCacheBlocks = options.numKvCacheBlocks ?? -1;
+    this.gpuMemoryUtilization = options.gpuMemoryUtilization ?? 0.9;
     this.enablePrefixCaching = options.enablePrefixCaching ?? true;
     this.enforceEager = options.enforceEager ?? false;
+    this.batchInvariant = options.batchInvariant ?? false;
     this.tensorParallelSize = options.tensorParallelSize ?? 1;
     this.seed = options.seed ?? 0;
     this.loadFormat = options.loadFormat ?? 'auto';

@@ -64,9 +64,11 @@ export class LLM {
     let backend: Backend | undefined;
     try {
       const files = await platform.openModel(model, report);
-      backend = platform.createBackend(config.backend);
-      const built = await buildEngine(files, config, backend, platform.kvCacheBudget(backend), report);
-      return new LLM(built, backend, config);
+      const opened = platform.createBackend(config.backend, { batchInvariant: config.batchInvariant });
+      backend = opened;
+      const budget = () => platform.kvCacheBudget(opened, config.gpuMemoryUtilization);
+      const built = await buildEngine(files, config, opened, budget, report);
+      return new LLM(built, opened, config);
     } catch (error) {
       backend?.close();
       throw error;
@@ -208,6 +210,7 @@ export class LLM {
     for (const id of this.listeners.keys()) engine.abort(id);
     this.pump();
     await this.pumping;
+    engine.close();
     this.backend.close();
   }
 

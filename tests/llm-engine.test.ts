@@ -13,16 +13,18 @@ const OPTIONS: EngineOptions = {
   enablePrefixCaching: true,
   vocabSize: 100,
   eosTokenIds: [0],
+  runAhead: false,
 };
 
 /** A model that answers the sum of a sequence's tokens, and fails when told to. */
 function mockRunner(failWhen: (batch: Batch) => boolean = () => false) {
   return {
-    async run(batch: Batch): Promise<StepResult> {
+    async launch(batch: Batch): Promise<StepResult> {
       if (failWhen(batch)) throw new Error('the device is on fire');
       const next = batch.seqs.map((seq) => 1 + (seq.tokenIds.reduce((a, b) => a + b, 0) % 99));
       return { tokenIds: Int32Array.from(next), logprobs: new Map() };
     },
+    close() {},
   };
 }
 

@@ -132,7 +132,6 @@ describe('a model folder that is not right is refused with the reason', () => {
 describe('settings that cannot work are refused with the reason', () => {
   test.each<[ConfigOptions, RegExp]>([
     [{ backend: 'tpu' as 'cpu' }, /backend must be one of 'auto', 'reference', 'cpu', 'cuda', got "tpu"/],
-    [{ backend: 'cuda' }, /cuda/],
     [{ dtype: 'int8' as 'auto' }, /dtype must be one of/],
     [{ maxModelLen: 0 }, /maxModelLen must be a whole number of at least 1, got 0/],
     [{ maxModelLen: 513 }, /maxModelLen 513 is beyond the 512 positions/],

@@ -35,7 +35,13 @@ for (const name of goldenNames()) {
       const backend = platform.createBackend(backendName);
       const config = new Config({ dtype: 'float32', maxModelLen: 256, maxNumSeqs: 8, kvCacheBlockSize: 8 });
       const files = await FolderFiles.open(golden.folder);
-      const { engine } = await buildEngine(files, config, backend, 2 ** 28, () => {});
+      const { engine } = await buildEngine(
+        files,
+        config,
+        backend,
+        () => 2 ** 28,
+        () => {},
+      );
       // 64 of them for each prompt (make_goldens.py).
       const sampling = { temperature: 0, maxTokens: 64, ignoreEos: true };
       const ids = golden.prompts.map(({ tokenIds }) => engine.addRequest(tokenIds, sampling));

@@ -18,7 +18,7 @@ interface Draw {
 
 /** Draws one token per entry, each from its own row of logits. */
 async function draw(backend: Backend, rows: readonly Float32Array[], draws: readonly Draw[]): Promise<number[]> {
-  const ops = new Ops(backend);
+  const ops = new Ops(backend, 'float32');
   const vocab = rows[0].length;
   const logits = new Float32Array(rows.length * vocab);
   rows.forEach((row, b) => logits.set(row, b * vocab));

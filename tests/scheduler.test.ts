@@ -22,6 +22,7 @@ function setup(
   /** One step in which every sequence draws `token`. */
   const step = (token = 7) => {
     const batch = scheduler.schedule();
+    scheduler.launched(batch);
     scheduler.postprocess(
       batch,
       batch.seqs.map(() => token),
@@ -77,6 +78,31 @@ describe('scheduler', () => {
     expect(b.numOutputTokens).toBe(2);
   });
 
+  test('token slots: one for each running sequence, given back when it leaves', () => {
+    const { add, step } = setup({ maxNumSeqs: 2, budget: 4 });
+    const [a, b, c] = [add(2), add(5, {}, 200), add(2, {}, 300)];
+    expect([a.tokenSlot, b.tokenSlot]).toEqual([-1, -1]);
+    step(); // a's prompt, and a chunk of b's
+    expect([a.tokenSlot, b.tokenSlot]).toEqual([0, 1]);
+    step();
+    expect(c.tokenSlot).toBe(-1);
+    step(EOS); // a and b end
+    expect([a.tokenSlot, b.tokenSlot]).toEqual([-1, -1]);
+    step();
+    expect([0, 1]).toContain(c.tokenSlot);
+  });
+
+  test('a preempted sequence gives its token slot back, too', () => {
+    const { add, step } = setup({ blocks: 5, maxModelLen: 20, maxNumSeqs: 2 });
+    const [a, b] = [add(8), add(8, {}, 200)];
+    step();
+    step(); // b is preempted
+    expect([a.tokenSlot, b.tokenSlot]).toEqual([0, -1]);
+    step(EOS);
+    step();
+    expect(b.tokenSlot).toBeGreaterThanOrEqual(0);
+  });
+
   test.each([1, 2, 3, 4, 5, 8, 9])('a prompt of %i tokens with blocks of 4 runs on to its end', (length) => {
     // A one-token warm-up prompt once tripped an engine whose block boundary was off by one.
     const { add, step, blockManager } = setup();
@@ -106,7 +132,7 @@ describe('block manager', () => {
   const range = (n: number, first = 0) => Array.from({ length: n }, (_, i) => first + i);
   const computed = (manager: BlockManager, seq: Sequence) => {
     seq.numCachedTokens = seq.numTokens;
-    manager.cacheFullBlocks(seq);
+    manager.cacheFullBlocks(seq, seq.numTokens);
   };
 
   test('a common prefix is shared block by block, while in use and after', () => {

@@ -5,6 +5,7 @@ import type { RequestOutput } from '#nano/engine/outputs';
 import { platform } from '#nano/platform';
 import type { TokenHash } from '#nano/utils/hash';
 import { TEST_BACKENDS } from './helpers/backends';
+import { fakeDevice } from './helpers/fake-device';
 import { TINY_CONFIG, TinyModel } from './helpers/tiny-model';
 
 const VOCAB = TINY_CONFIG.vocab_size;
@@ -16,6 +17,8 @@ interface WorkItem {
   arrives: number;
   aborted: number | null;
   temperature: number;
+  stopTokenIds: number[];
+  logprobs: number | undefined;
 }
 
 interface Workload {
@@ -26,6 +29,10 @@ interface Workload {
   extraTokens: number;
   enablePrefixCaching: boolean;
   enforceEager: boolean;
+  /** Launch a step before the results of the one before are known. */
+  runAhead: boolean;
+  /** `device`: captured as graphs, all sizes up front. */
+  decode: 'exact' | 'padded' | 'device';
   requests: WorkItem[];
 }
 
@@ -49,6 +56,8 @@ const workloadArbitrary: fc.Arbitrary<Workload> = fc.record({
   extraTokens: fc.integer({ min: 0, max: 24 }),
   enablePrefixCaching: fc.boolean(),
   enforceEager: fc.boolean(),
+  runAhead: fc.boolean(),
+  decode: fc.constantFrom('exact', 'padded', 'device'),
   requests: fc.array(
     fc.record({
       prompt: promptArbitrary,
@@ -56,21 +65,23 @@ const workloadArbitrary: fc.Arbitrary<Workload> = fc.record({
       arrives: fc.integer({ min: 0, max: 12 }),
       aborted: fc.option(fc.integer({ min: 0, max: 20 }), { freq: 5 }),
       temperature: fc.constantFrom(0, 0, 0, 1),
+      stopTokenIds: fc.uniqueArray(fc.integer({ min: 1, max: VOCAB - 1 }), { maxLength: 6 }),
+      logprobs: fc.constantFrom(undefined, undefined, 2),
     }),
     { minLength: 1, maxLength: 8 },
   ),
 });
 
-const seen = { steps: 0, preemptions: 0, cachedTokens: 0, chunked: 0, aborted: 0 };
+const seen = { steps: 0, preemptions: 0, cachedTokens: 0, chunked: 0, aborted: 0, discarded: 0, stoppedAhead: 0 };
 
 async function runAlone(
   model: TinyModel,
-  { prompt, maxTokens, temperature }: WorkItem,
+  { prompt, arrives, aborted, ...params }: WorkItem,
   seed: number,
   maxModelLen: number,
 ) {
   const engine = model.engine({ numKvCacheBlocks: 8, kvCacheBlockSize: 64, maxModelLen, enablePrefixCaching: false });
-  engine.addRequest(prompt, { temperature, maxTokens, seed });
+  engine.addRequest(prompt, { ...params, seed });
   for (;;) {
     for (const { output } of await engine.step()) if (output) return output;
   }
@@ -82,8 +93,8 @@ async function runTogether(engine: LLMEngine, workload: Workload): Promise<Reque
   const ids: number[] = [];
   const todo = workload.requests.map((item, i) => ({ ...item, i }));
   for (let step = 0; todo.some((item) => ids[item.i] === undefined) || engine.hasUnfinishedRequests; step++) {
-    for (const { i, prompt, maxTokens, temperature, arrives } of todo) {
-      if (arrives === step) ids[i] = engine.addRequest(prompt, { temperature, maxTokens, seed: i });
+    for (const { i, prompt, arrives, aborted, ...params } of todo) {
+      if (arrives === step) ids[i] = engine.addRequest(prompt, { ...params, seed: i });
     }
     for (const { i, aborted, arrives } of todo) {
       if (aborted !== null && Math.max(aborted, arrives) === step) engine.abort(ids[i]);
@@ -99,13 +110,20 @@ async function runTogether(engine: LLMEngine, workload: Workload): Promise<Reque
   return outputs;
 }
 
-async function check(model: TinyModel, workload: Workload, hash?: TokenHash): Promise<void> {
+/** The same weights on a backend and on a fake device over it. */
+function modelsOn(backendName: 'reference' | 'cpu') {
+  const backend = platform.createBackend(backendName);
+  return { plain: new TinyModel(backend), device: new TinyModel(fakeDevice(backend)), close: () => backend.close() };
+}
+
+async function check(models: ReturnType<typeof modelsOn>, workload: Workload, hash?: TokenHash): Promise<void> {
   const { blockSize, maxModelLen, maxNumSeqs } = workload;
   const numKvCacheBlocks = Math.ceil(maxModelLen / blockSize) + workload.spareBlocks;
   const maxNumBatchedTokens = maxNumSeqs + workload.extraTokens;
   const alone: RequestOutput[] = [];
-  for (const [i, item] of workload.requests.entries()) alone.push(await runAlone(model, item, i, maxModelLen));
+  for (const [i, item] of workload.requests.entries()) alone.push(await runAlone(models.plain, item, i, maxModelLen));
 
+  const model = workload.decode === 'device' ? models.device : models.plain;
   const engine = model.engine(
     {
       numKvCacheBlocks,
@@ -115,34 +133,44 @@ async function check(model: TinyModel, workload: Workload, hash?: TokenHash): Pr
       maxNumBatchedTokens,
       enablePrefixCaching: workload.enablePrefixCaching,
       enforceEager: workload.enforceEager,
+      runAhead: workload.runAhead,
+      padDecodeBatches: workload.decode === 'padded',
     },
     hash,
   );
   const together = await runTogether(engine, workload);
   workload.requests.forEach((item, i) => {
-    const { tokenIds, finishReason } = together[i];
+    const { tokenIds, finishReason, logprobs } = together[i];
     if (finishReason === 'abort') {
       expect(item.aborted).not.toBeNull();
       expect(tokenIds).toEqual(alone[i].tokenIds.slice(0, tokenIds.length));
       seen.aborted++;
     } else {
-      expect({ tokenIds, finishReason }).toEqual({ tokenIds: alone[i].tokenIds, finishReason: alone[i].finishReason });
+      const { tokenIds: expected, finishReason: reason } = alone[i];
+      expect({ tokenIds, finishReason, logprobs }).toEqual({
+        tokenIds: expected,
+        finishReason: reason,
+        logprobs: alone[i].logprobs,
+      });
     }
     if (item.prompt.length > maxNumBatchedTokens) seen.chunked++;
+    if (workload.runAhead && finishReason === 'stop') seen.stoppedAhead++;
   });
   expect(engine.numFreeBlocks).toBe(numKvCacheBlocks);
   seen.preemptions += engine.numPreemptions;
   seen.cachedTokens += engine.counters.cachedPromptTokens;
+  seen.discarded += engine.counters.discardedTokens;
+  engine.close();
 }
 
 describe('scheduling never changes results', () => {
   test.each(TEST_BACKENDS)('%s: 1,000 random workloads', async (backendName) => {
-    const model = new TinyModel(platform.createBackend(backendName));
+    const models = modelsOn(backendName);
     await fc.assert(
-      fc.asyncProperty(workloadArbitrary, (workload) => check(model, workload)),
+      fc.asyncProperty(workloadArbitrary, (workload) => check(models, workload)),
       { numRuns: 1000 },
     );
-    model.backend.close();
+    models.close();
     console.log(`${backendName}: seen so far`, seen);
     // A run that never met what it is meant to test proves nothing.
     expect(Math.min(...Object.values(seen))).toBeGreaterThan(50);
@@ -153,9 +181,11 @@ describe('scheduling never changes results', () => {
     ['only the last token counts', (tokens) => tokens[tokens.length - 1]],
     ['only the tokens count, not the prefix', (tokens) => tokens.reduce((sum, t) => sum * 61 + t, 1)],
   ])('colliding hashes never serve wrong cache: %s', async (_, hash) => {
-    const model = new TinyModel(platform.createBackend('reference'));
+    const models = modelsOn('reference');
     await fc.assert(
-      fc.asyncProperty(workloadArbitrary, (workload) => check(model, { ...workload, enablePrefixCaching: true }, hash)),
+      fc.asyncProperty(workloadArbitrary, (workload) =>
+        check(models, { ...workload, enablePrefixCaching: true }, hash),
+      ),
       { numRuns: 100 },
     );
   });

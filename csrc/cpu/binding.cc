@@ -29,13 +29,14 @@ class JsCpuDevice : public Napi::ObjectWrap<JsCpuDevice> {
                         method<&Self::embedding>("embedding"),
                         method<&Self::linear>("linear"),
                         method<&Self::rmsNorm>("rmsNorm"),
-                        method<&Self::addRmsNorm>("addRmsNorm"),
                         method<&Self::siluAndMul>("siluAndMul"),
                         method<&Self::rotaryEmbedding>("rotaryEmbedding"),
                         method<&Self::storeKvCache>("storeKvCache"),
                         method<&Self::attnVarlen>("attnVarlen"),
                         method<&Self::attnWithKvCache>("attnWithKvCache"),
                         method<&Self::gatherRows>("gatherRows"),
+                        method<&Self::gatherTokens>("gatherTokens"),
+                        method<&Self::scatterTokens>("scatterTokens"),
                         method<&Self::sample>("sample"),
                         method<&Self::readBandwidth>("readBandwidth")});
   }
@@ -129,19 +130,15 @@ class JsCpuDevice : public Napi::ObjectWrap<JsCpuDevice> {
     return info.Env().Undefined();
   }
 
+  /// (out, x, weight, bias | null, accumulate)
   Napi::Value linear(const Info& info) {
     device().linear(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2),
-                    OptionalTensor(info, 3).get());
+                    OptionalTensor(info, 3).get(), info[4].ToBoolean());
     return info.Env().Undefined();
   }
 
   Napi::Value rmsNorm(const Info& info) {
     device().rmsNorm(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), floatArg(info, 3));
-    return info.Env().Undefined();
-  }
-
-  Napi::Value addRmsNorm(const Info& info) {
-    device().addRmsNorm(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), floatArg(info, 3));
     return info.Env().Undefined();
   }
 
@@ -184,6 +181,16 @@ class JsCpuDevice : public Napi::ObjectWrap<JsCpuDevice> {
 
   Napi::Value gatherRows(const Info& info) {
     device().gatherRows(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
+    return info.Env().Undefined();
+  }
+
+  Napi::Value gatherTokens(const Info& info) {
+    device().gatherTokens(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
+    return info.Env().Undefined();
+  }
+
+  Napi::Value scatterTokens(const Info& info) {
+    device().scatterTokens(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
     return info.Env().Undefined();
   }
 

@@ -3,22 +3,6 @@
 namespace nanovllm {
 namespace {
 
-[[noreturn]] void fail(const char* op, const char* name, const std::string& expected,
-                       const std::string& received) {
-  throw TensorError(std::string(op) + ": Expected " + expected + " for " + name + " but received " +
-                    received + ".");
-}
-
-void expectShape(const char* op, const char* name, const TensorView& tensor, int rank) {
-  if (tensor.rank != rank) fail(op, name, std::to_string(rank) + " dimensions", tensor.describe());
-  if (tensor.layout == Layout::kStrided && rank > 0 && tensor.size[rank - 1] > 1 &&
-      tensor.stride[rank - 1] != 1) {
-    fail(op, name, "a contiguous last dimension", tensor.describe());
-  }
-  if (!tensor.data && tensor.numel() > 0)
-    fail(op, name, "a tensor of this backend", "one without an address");
-}
-
 /// Lengths that add up: from 0, never falling, at most `limit`.
 void expectCumulative(const char* op, const char* name, const int32_t* cu, int entries, int64_t limit) {
   for (int i = 0; i < entries; i++) {
@@ -31,32 +15,6 @@ void expectCumulative(const char* op, const char* name, const int32_t* cu, int e
 }
 
 }  // namespace
-
-void expect(const char* op, const char* name, const TensorView& tensor, int rank, DType dtype) {
-  expectShape(op, name, tensor, rank);
-  if (tensor.dtype != dtype) fail(op, name, nameOf(dtype), tensor.describe());
-  if (tensor.layout != Layout::kStrided) fail(op, name, "a strided tensor", tensor.describe());
-}
-
-void expectFloat(const char* op, const char* name, const TensorView& tensor, int rank) {
-  expectShape(op, name, tensor, rank);
-  if (tensor.dtype == DType::kInt32) fail(op, name, "float32, bfloat16 or float16", tensor.describe());
-}
-
-void expectInts(const char* op, const char* name, const TensorView& tensor, int64_t entries) {
-  expect(op, name, tensor, tensor.rank, DType::kInt32);
-  expectSize(op, name, tensor.numel(), entries);
-  if (!tensor.isContiguous()) fail(op, name, "a contiguous tensor", tensor.describe());
-}
-
-void expectVector(const char* op, const char* name, const TensorView& tensor, int64_t entries) {
-  expect(op, name, tensor, 1, DType::kFloat32);
-  expectSize(op, name, tensor.numel(), entries);
-}
-
-void expectSize(const char* op, const char* name, int64_t size, int64_t expected) {
-  if (size != expected) fail(op, name, "size " + std::to_string(expected), std::to_string(size));
-}
 
 void expectRange(const char* op, const char* name, const TensorView& ints, int64_t from, int64_t limit) {
   const int64_t n = ints.numel();

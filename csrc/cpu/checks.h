@@ -1,22 +1,12 @@
-// What must hold before a kernel may touch memory. TypeScript has matched shapes by name already
-// (src/tensor/ops.ts); this is the last line, cheap enough to run on every call: a bad index is an error
-// message, never a crash.
+// What the cpu backend checks beside shapes: it can afford to look at the values of every index, so that a bad one is an
+// error message, never a crash.
 #pragma once
 
+#include "expect.h"
 #include "cpu/kernels.h"
 
 namespace nanovllm {
 
-/// `tensor` has this rank and dtype, its last dimension is contiguous, and it has an address if it has
-/// elements.
-void expect(const char* op, const char* name, const TensorView& tensor, int rank, DType dtype);
-/// Any float dtype will do.
-void expectFloat(const char* op, const char* name, const TensorView& tensor, int rank);
-/// A dense int32 vector (or matrix) of this many entries.
-void expectInts(const char* op, const char* name, const TensorView& tensor, int64_t entries);
-/// A dense float32 vector.
-void expectVector(const char* op, const char* name, const TensorView& tensor, int64_t entries);
-void expectSize(const char* op, const char* name, int64_t size, int64_t expected);
 /// Every value lies in [from, limit).
 void expectRange(const char* op, const char* name, const TensorView& ints, int64_t from, int64_t limit);
 /// Sequence lengths, block tables and head counts stay within q, k and v.

@@ -36,7 +36,7 @@ void CpuDevice::embedding(const TensorView& out, const TensorView& ids, const Te
 }
 
 void CpuDevice::linear(const TensorView& out, const TensorView& x, const TensorView& weight,
-                       const TensorView* bias) {
+                       const TensorView* bias, bool accumulate) {
   const char* const op = "linear";
   expect(op, "out", out, 2, DType::kFloat32);
   expect(op, "x", x, 2, DType::kFloat32);
@@ -46,7 +46,7 @@ void CpuDevice::linear(const TensorView& out, const TensorView& x, const TensorV
   expectSize(op, "columns of x", x.size[1], weight.size[1]);
   expectSize(op, "columns of out", out.size[1], weight.size[0]);
   if (bias) expectVector(op, "bias", *bias, weight.size[0]);
-  isa_.kernels->linear(context_, out, x, weight, bias ? bias->f32() : nullptr);
+  isa_.kernels->linear(context_, out, x, weight, {bias ? bias->f32() : nullptr, accumulate});
 }
 
 void CpuDevice::rmsNorm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps) {
@@ -57,16 +57,6 @@ void CpuDevice::rmsNorm(const TensorView& out, const TensorView& x, const Tensor
   for (int i = 0; i < rank; i++) expectSize(op, "a dimension of out", out.size[i], x.size[i]);
   expectVector(op, "weight", weight, x.size[rank - 1]);
   isa_.kernels->rmsNorm(context_, out, x, weight.f32(), eps);
-}
-
-void CpuDevice::addRmsNorm(const TensorView& x, const TensorView& residual, const TensorView& weight,
-                           float eps) {
-  const char* const op = "addRmsNorm";
-  expect(op, "x", x, 2, DType::kFloat32);
-  expect(op, "residual", residual, 2, DType::kFloat32);
-  for (int i = 0; i < 2; i++) expectSize(op, "a dimension of residual", residual.size[i], x.size[i]);
-  expectVector(op, "weight", weight, x.size[1]);
-  isa_.kernels->addRmsNorm(context_, x, residual, weight.f32(), eps);
 }
 
 void CpuDevice::siluAndMul(const TensorView& out, const TensorView& x) {
@@ -177,6 +167,32 @@ void CpuDevice::gatherRows(const TensorView& out, const TensorView& x, const Ten
   expectInts(op, "rows", rows, out.size[0]);
   expectRange(op, "rows", rows, 0, x.size[0]);
   isa_.kernels->gatherRows(context_, out, x, rows.i32());
+}
+
+void CpuDevice::gatherTokens(const TensorView& out, const TensorView& table, const TensorView& slots) {
+  const char* const op = "gatherTokens";
+  const int64_t rows = out.numel();
+  expectInts(op, "out", out, rows);
+  expectInts(op, "table", table, table.numel());
+  expectInts(op, "slots", slots, rows);
+  expectRange(op, "slots", slots, -1, table.numel());
+  for (int64_t b = 0; b < rows; b++) {
+    const int32_t slot = slots.i32()[b];
+    out.i32()[b] = slot < 0 ? 0 : table.i32()[slot];
+  }
+}
+
+void CpuDevice::scatterTokens(const TensorView& table, const TensorView& values, const TensorView& slots) {
+  const char* const op = "scatterTokens";
+  const int64_t rows = values.numel();
+  expectInts(op, "table", table, table.numel());
+  expectInts(op, "values", values, rows);
+  expectInts(op, "slots", slots, rows);
+  expectRange(op, "slots", slots, -1, table.numel());
+  for (int64_t b = 0; b < rows; b++) {
+    const int32_t slot = slots.i32()[b];
+    if (slot >= 0) table.i32()[slot] = values.i32()[b];
+  }
 }
 
 void CpuDevice::sample(const TensorView& out, const TensorView& logits, const SampleInput& in) {

@@ -34,9 +34,9 @@ class CpuDevice {
 
   void loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size, DType source);
   void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight);
-  void linear(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* bias);
+  void linear(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* bias,
+              bool accumulate);
   void rmsNorm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps);
-  void addRmsNorm(const TensorView& x, const TensorView& residual, const TensorView& weight, float eps);
   void siluAndMul(const TensorView& out, const TensorView& x);
   void rotaryEmbedding(const TensorView& q, const TensorView& k, const TensorView& positions,
                        const TensorView& cosSin);
@@ -45,6 +45,8 @@ class CpuDevice {
   void attention(const TensorView& out, const TensorView& q, const TensorView& k, const TensorView& v,
                  const AttnInput& input);
   void gatherRows(const TensorView& out, const TensorView& x, const TensorView& rows);
+  void gatherTokens(const TensorView& out, const TensorView& table, const TensorView& slots);
+  void scatterTokens(const TensorView& table, const TensorView& values, const TensorView& slots);
   void sample(const TensorView& out, const TensorView& logits, const SampleInput& input);
   double readBandwidth(size_t bytes, ReadPattern pattern, double seconds) {
     return nanovllm::readBandwidth(pool_, bytes, pattern, seconds);

@@ -1,4 +1,4 @@
-// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [35dc52d9ee7b6c63]
+// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [27efc62f3c47ab2d]
 import { ConfigError } from '#nano/errors';
 import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import { checkFields, type Fields } from '#nano/utils/fields';
@@ -21,8 +21,10 @@ export interface ConfigOptions {
   maxNumBatchedTokens?: number;
   kvCacheBlockSize?: number;
   numKvCacheBlocks?: number;
+  gpuMemoryUtilization?: number;
   enablePrefixCaching?: boolean;
   enforceEager?: boolean;
+  batchInvariant?: boolean;
   tensorParallelSize?: number;
   seed?: number;
   loadFormat?: (typeof LOAD_FORMATS)[number];
@@ -40,8 +42,16 @@ export const CONFIG_FIELDS = {
   maxNumBatchedTokens: count('Most tokens one step computes; longer prompts are prefilled in chunks.', 1, 1 << 20),
   kvCacheBlockSize: count('Tokens one KV-cache block holds.', 1, 4096),
   numKvCacheBlocks: { ...count('Blocks in the KV cache; -1 sizes it for the machine.'), or: -1 },
+  gpuMemoryUtilization: {
+    kind: 'number',
+    min: 0.05,
+    max: 1,
+    integer: false,
+    doc: "Share of a GPU's memory the engine may use, weights and KV cache together.",
+  },
   enablePrefixCaching: { kind: 'flag', doc: 'Reuse the KV cache of prompts that begin alike.' },
   enforceEager: { kind: 'flag', doc: 'Never replay captured graphs; run every operation one by one.' },
+  batchInvariant: { kind: 'flag', doc: 'On a GPU: the same bits for a request in any batch, at some cost in speed.' },
   tensorParallelSize: count('Ranks the model is split over.', 1, 1),
   seed: count('Seeds the requests that bring no seed of their own.', 0),
   loadFormat: {
@@ -66,8 +76,11 @@ export class Config {
   readonly kvCacheBlockSize: number;
   /** -1: sized when the model is loaded. */
   readonly numKvCacheBlocks: number;
+  /** 0.9 by default: the rest is left to the driver, to graphs, and to others. */
+  readonly gpuMemoryUtilization: number;
   readonly enablePrefixCaching: boolean;
   readonly enforceEager: boolean;
+  readonly batchInvariant: boolean;
   readonly tensorParallelSize: number;
   readonly seed: number;
   readonly loadFormat: (typeof LOAD_FORMATS)[number];

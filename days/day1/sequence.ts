@@ -1,4 +1,4 @@
-// Exercise made from src/engine/sequence.ts by `npm run days`, which keeps what you write. [59455ffae0d9da19]
+// Exercise made from src/engine/sequence.ts by `npm run days`, which keeps what you write. [6cef437042fb1485]
 import { SamplingParams } from '#nano/sampling-params';
 import { TodoError } from '#nano/utils/todo';
 
@@ -11,6 +11,9 @@ export type SequenceStatus = 'waiting' | 'running' | 'finished';
 /** `stop`: the model or a stop condition ended it; `length`: maxTokens or maxModelLen; `abort`: the caller. */
 export type FinishReason = 'stop' | 'length' | 'abort';
 
+/** Stands in the token list for a token that is drawn but not yet known. No vocabulary has it. */
+export const PLACEHOLDER = -1;
+
 let nextSeqId = 0;
 
 /** One request inside the engine: its tokens, where it stands, and which cache blocks hold its keys and values. */
@@ -22,7 +25,13 @@ export class Sequence {
   /** Prompt and output, in one list. */
   readonly tokenIds: number[];
   readonly numPromptTokens: number;
-  /** Tokens whose keys and values are in the cache: computed, or found by prefix caching. */
+  /**
+   * Tokens at the end of the list whose step has been launched and whose number the host does not know yet. They
+   * count as tokens, so that lengths, positions and blocks are those of the next step, which may be launched before
+   * they are known.
+   */
+  numPlaceholders = 0;
+  /** Tokens whose keys and values are in the cache (or on their way): computed, or found by prefix caching. */
   numCachedTokens = 0;
   /** Tokens the current step computes. */
   numScheduledTokens = 0;
@@ -32,6 +41,11 @@ export class Sequence {
    * moving, and why two sequences can share the blocks of a common prefix.
    */
   blockTable: number[] = [];
+  /**
+   * Where the device keeps the last token drawn for this sequence, for its next step to read; -1 when it has no
+   * blocks.
+   */
+  tokenSlot = -1;
 
   constructor(
     promptTokenIds: readonly number[],
@@ -49,16 +63,22 @@ export class Sequence {
     return this.tokenIds.length;
   }
 
+  /** All tokens but those not known yet. */
+  get numKnownTokens(): number {
+    return this.numTokens - this.numPlaceholders;
+  }
+
   get numOutputTokens(): number {
     return this.numTokens - this.numPromptTokens;
   }
 
   get outputTokenIds(): number[] {
-    return this.tokenIds.slice(this.numPromptTokens);
+    return this.tokenIds.slice(this.numPromptTokens, this.numKnownTokens);
   }
 
+  /** The last that is known. */
   get lastToken(): number {
-    return this.tokenIds[this.numTokens - 1];
+    return this.tokenIds[this.numKnownTokens - 1];
   }
 
   get isFinished(): boolean {
@@ -94,6 +114,19 @@ export class Sequence {
     throw new TodoError('1.4', 'days/day1/sequence.ts');
   }
 
+  /** A step that draws this sequence's next token has been launched. */
+  appendPlaceholder(): void {
+    this.appendToken(PLACEHOLDER);
+    this.numPlaceholders++;
+  }
+
+  /** The token is known. Results come in the order of the launches, so it is the first that was missing. */
+  fillPlaceholder(tokenId: number): void {
+    if (this.numPlaceholders === 0) throw new Error(`Sequence ${this.seqId} expects no token, but ${tokenId} came.`);
+    this.tokenIds[this.numKnownTokens] = tokenId;
+    this.numPlaceholders--;
+  }
+
   /** waiting → running: the whole prompt is in the cache (or will be after this step). */
   start(): void {
     this.move('waiting', 'running');
@@ -110,10 +143,12 @@ export class Sequence {
     throw new TodoError('1.4', 'days/day1/sequence.ts');
   }
 
-  /** running or waiting → finished. */
+  /** running or waiting → finished. Tokens that are not known yet are not wanted any more. */
   finish(reason: FinishReason): void {
     this.move(this.status === 'waiting' ? 'waiting' : 'running', 'finished');
     this.finishReason = reason;
+    this.tokenIds.length = this.numKnownTokens;
+    this.numPlaceholders = 0;
   }
 
   private move(from: SequenceStatus, to: SequenceStatus): void {

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { BackendError } from '#nano/errors';
 
@@ -8,68 +8,115 @@ import { BackendError } from '#nano/errors';
 type Desc = Float64Array;
 type Maybe = Desc | null;
 
-/** `csrc/cpu/binding.cc`. Every method may throw an error whose `code` is TENSOR or BACKEND. */
+/** What both devices have. Every method may throw an error whose `code` is TENSOR or BACKEND. */
 export interface NativeDevice {
   describe(): string;
   /** Zeroed memory; returns its address. */
   allocate(bytes: number): number;
   free(address: number): void;
   allocatedBytes(): number;
-  /** Stops the threads and frees all memory. */
+  /** Frees all memory. */
   close(): void;
   loadRows(weight: Desc, firstRow: number, bytes: Uint8Array, dtypeCode: number): void;
   copyIn(tensor: Desc, values: Float32Array | Int32Array): void;
-  copyOut(tensor: Desc, values: Float32Array | Int32Array): void;
   embedding(out: Desc, ids: Desc, weight: Desc): void;
-  linear(out: Desc, x: Desc, weight: Desc, bias: Maybe): void;
+  // biome-ignore format: the product; what comes after it, and before it (the cpu looks at the first two only)
+  linear(out: Desc, x: Desc, weight: Desc, bias: Maybe, accumulate: boolean, siluAndMul: boolean,
+    normWeight: Maybe, normEps: number): void;
   rmsNorm(out: Desc, x: Desc, weight: Desc, eps: number): void;
-  addRmsNorm(x: Desc, residual: Desc, weight: Desc, eps: number): void;
   siluAndMul(out: Desc, x: Desc): void;
   rotaryEmbedding(q: Desc, k: Desc, positions: Desc, cosSin: Desc): void;
   storeKvCache(k: Desc, v: Desc, kCache: Desc, vCache: Desc, slotMapping: Desc): void;
+  gatherRows(out: Desc, x: Desc, rows: Desc): void;
+  gatherTokens(out: Desc, table: Desc, slots: Desc): void;
+  scatterTokens(table: Desc, values: Desc, slots: Desc): void;
+  // biome-ignore format: the parameters of one row, in order
+  sample(out: Desc, logits: Desc, temperature: Desc, topK: Desc, topP: Desc, minP: Desc, seed: Desc, position: Desc): void;
+}
+
+/** `csrc/cpu/binding.cc`. */
+export interface CpuNativeDevice extends NativeDevice {
+  copyOut(tensor: Desc, values: Float32Array | Int32Array): void;
   // biome-ignore format: one line of inputs, one of options
   attnVarlen(out: Desc, q: Desc, k: Desc, v: Desc, cuSeqlensQ: Desc, cuSeqlensK: Desc, blockTables: Maybe,
     scale: number, causal: boolean, denseK?: Desc, denseV?: Desc, scores?: Desc): void;
   // biome-ignore format: one line of inputs, one of options
   attnWithKvCache(out: Desc, q: Desc, kCache: Desc, vCache: Desc, contextLens: Desc, blockTables: Desc,
     scale: number, denseK?: Desc, denseV?: Desc, scores?: Desc): void;
-  gatherRows(out: Desc, x: Desc, rows: Desc): void;
-  // biome-ignore format: the parameters of one row, in order
-  sample(out: Desc, logits: Desc, temperature: Desc, topK: Desc, topP: Desc, minP: Desc, seed: Desc, position: Desc): void;
   /** Bytes a second; the pattern's number is its index in `READ_PATTERNS`. */
   readBandwidth(bytes: number, pattern: number, seconds: number): number;
 }
 
+/** `csrc/cuda/addon.cc`. */
+export interface CudaNativeDevice extends NativeDevice {
+  memoryInfo(): { free: number; total: number };
+  /** Fills `values` with what the tensor holds now, when the device gets there. */
+  read(tensor: Desc, values: Float32Array | Int32Array | Uint16Array): Promise<void>;
+  beginCapture(): void;
+  /** The new graph's number. */
+  endCapture(): number;
+  launchGraph(graph: number): void;
+  freeGraph(graph: number): void;
+  timeGraph(graph: number, repeats: number): Float32Array;
+  copyBandwidth(bytes: number, repeats: number): number;
+  // biome-ignore format: the projection, the norms, the positions, the cache
+  qkNormRopeStore(q: Desc, k: Desc, v: Desc, qWeight: Desc, kWeight: Desc, eps: number, positions: Desc, cosSin: Desc,
+    kCache: Desc, vCache: Desc, slotMapping: Desc): void;
+  // biome-ignore format: one line of inputs, one of options
+  attnVarlen(out: Desc, q: Desc, k: Desc, v: Desc, cuSeqlensQ: Desc, cuSeqlensK: Desc, blockTables: Maybe,
+    maxSeqlenQ: number, maxSeqlenK: number, scale: number, causal: boolean, denseK?: Desc, denseV?: Desc, scores?: Desc): void;
+  // biome-ignore format: one line of inputs, one of options
+  attnWithKvCache(out: Desc, q: Desc, kCache: Desc, vCache: Desc, contextLens: Desc, blockTables: Desc,
+    maxContextLen: number, scale: number, denseK?: Desc, denseV?: Desc, scores?: Desc): void;
+}
+
 /** What `csrc/addon.cc` exports. */
-export interface NativeAddon {
-  CpuDevice: new (isa: string, threads: number) => NativeDevice;
+export interface CpuAddon {
+  CpuDevice: new (isa: string, threads: number) => CpuNativeDevice;
   /** Instruction sets that were compiled in and run here, best first. */
   availableIsas(): string[];
   /** Processors this process may use. */
   availableThreads(): number;
 }
 
-const BUILT_FILE = 'build/Release/nanovllm.node';
+/** What `csrc/cuda/addon.cc` exports. */
+export interface CudaAddon {
+  CudaDevice: new (
+    ordinal: number,
+    batchInvariant: boolean,
+    prefillRung: string,
+    decodeRung: string,
+  ) => CudaNativeDevice;
+  /** Attention kernels in this build, simplest first. */
+  readonly prefillRungs: readonly string[];
+  readonly decodeRungs: readonly string[];
+  /** GPUs this process can use; 0 without a driver. */
+  deviceCount(): number;
+}
 
-/** `build/Release/nanovllm.node` in the nearest folder above this file that has one. */
-export function findAddon(): string {
+const BUILD_FOLDER = 'build/Release';
+
+/** `build/Release/NAME.node` in the nearest folder above this file that has one. */
+export function findAddon(name: 'nanovllm' | 'nanovllm_cuda'): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (true) {
-    const file = join(folder, BUILT_FILE);
+    const file = join(folder, BUILD_FOLDER, `${name}.node`);
     if (existsSync(file) || dirname(folder) === folder) return file;
     folder = dirname(folder);
   }
 }
 
 /** @throws BackendError with remedies when the file is missing or cannot be loaded; `cause` says why. */
-export function loadAddon(path: string): NativeAddon {
+export function loadAddon<Addon extends CpuAddon | CudaAddon>(path: string): Addon {
   try {
-    return createRequire(import.meta.url)(path) as NativeAddon;
+    return createRequire(import.meta.url)(path) as Addon;
   } catch (cause) {
     const problem = existsSync(path) ? `could not be loaded: ${(cause as Error).message}` : 'has not been built';
+    const needs = path.includes('cuda')
+      ? '- Build it with `npm run build`. It needs an NVIDIA GPU, the CUDA toolkit (nvcc) and CMake; what is missing is said then.\n'
+      : '- Build it with `npm run build`. It needs CMake and a C++17 compiler (g++ 12, clang 14, or newer).\n';
     throw new BackendError(
-      `The native addon (${BUILT_FILE}) ${problem}.\n` +
-        '- Build it with `npm run build`. It needs CMake and a C++17 compiler (g++ 12, clang 14, or newer).\n' +
+      `The native addon (${BUILD_FOLDER}/${basename(path)}) ${problem}.\n${needs}` +
         '- After a change of Node version or machine, build it again.\n' +
         "- Without a compiler, use the backend 'reference': the same results, slower.",
       { cause },

@@ -1,9 +1,10 @@
 import { performance } from 'node:perf_hooks';
-import { NativeBackend, READ_PATTERNS } from '#nano/backends/native';
+import { CpuBackend, READ_PATTERNS } from '#nano/backends/cpu';
 import type { BenchContext, BenchRow } from '#nano/bench/main';
 import { shapeFiles } from '#nano/bench/shapes';
 import { Config } from '#nano/config';
 import { buildEngine } from '#nano/engine/build-engine';
+import type { LLMEngine } from '#nano/engine/llm-engine';
 import { platform } from '#nano/platform';
 
 const MIB = 2 ** 20;
@@ -22,7 +23,7 @@ export async function latency({
   log,
 }: BenchContext): Promise<BenchRow[]> {
   const backend = platform.createBackend(options.backend ?? 'auto');
-  const bandwidth = backend instanceof NativeBackend ? measureBandwidth(backend, log) : undefined;
+  const bandwidth = backend instanceof CpuBackend ? measureBandwidth(backend, log) : undefined;
   const maxModelLen = inputTokens + outputTokens + 1;
   const config = new Config({
     loadFormat: 'dummy',
@@ -32,7 +33,7 @@ export async function latency({
     maxModelLen,
   });
   log(`loading random weights of ${shape} …`);
-  const built = await buildEngine(shapeFiles(shape), config, backend, 2 ** 31, () => {});
+  const built = await buildEngine(shapeFiles(shape), config, backend, () => 2 ** 31, () => {});
   const { engine, ops, modelConfig, dtype, weightBytes } = built;
   const rows: BenchRow[] = [];
   const best = { prefill: Infinity, decode: Infinity };
@@ -40,9 +41,9 @@ export async function latency({
     const prompt = Array.from({ length: inputTokens }, (_, t) => (t * 7919 + i * 104729) % modelConfig.vocabSize);
     engine.addRequest(prompt, { temperature: 0, maxTokens: outputTokens, ignoreEos: true });
     const started = performance.now();
-    await engine.step();
+    await step(engine);
     const prefilled = performance.now();
-    while (engine.hasUnfinishedRequests) await engine.step();
+    while (engine.hasUnfinishedRequests) await step(engine);
     best.prefill = Math.min(best.prefill, (prefilled - started) / 1000);
     best.decode = Math.min(best.decode, (performance.now() - prefilled) / 1000 / (outputTokens - 1));
   }
@@ -67,8 +68,13 @@ export async function latency({
   return rows;
 }
 
+/** One step, of which every request must come out well. */
+async function step(engine: LLMEngine): Promise<void> {
+  for (const { error } of await engine.step()) if (error) throw error;
+}
+
 /** The best of three access patterns over 1 GiB. */
-function measureBandwidth(backend: NativeBackend, log: (line: string) => void): number {
+function measureBandwidth(backend: CpuBackend, log: (line: string) => void): number {
   const results = READ_PATTERNS.map((pattern) => ({
     pattern,
     rate: backend.readBandwidth(PROBE_BYTES, pattern, 1.5),

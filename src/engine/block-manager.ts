@@ -1,4 +1,4 @@
-import type { Sequence } from '#nano/engine/sequence';
+import { PLACEHOLDER, type Sequence } from '#nano/engine/sequence';
 import { hashTokens, type TokenHash } from '#nano/utils/hash';
 
 /** One fixed-size piece of the KV cache: room for blockSize tokens of every layer. */
@@ -89,10 +89,10 @@ export class BlockManager {
     seq.numCachedTokens = 0;
   }
 
-  /** Makes the sequence's blocks that are full *and computed* findable. Call after each step. */
-  cacheFullBlocks(seq: Sequence): void {
+  /** Makes the sequence's blocks findable that its first `numComputed` tokens fill. Call after each step. */
+  cacheFullBlocks(seq: Sequence, numComputed: number): void {
     if (!this.enablePrefixCaching) return;
-    const full = Math.floor(seq.numCachedTokens / this.blockSize);
+    const full = Math.floor(numComputed / this.blockSize);
     let first = full;
     while (first > 0 && !this.blocks[seq.blockTable[first - 1]].content) first--;
     let prefix = first > 0 ? this.blocks[seq.blockTable[first - 1]].content : null;
@@ -177,6 +177,7 @@ export class BlockManager {
       if (!content || content.hash !== hash || this.hash(content.tokenIds, content.prefix?.hash ?? null) !== hash) {
         throw new Error(`Block ${block.id} is found under hash ${hash}, which is not that of its tokens.`);
       }
+      if (content.tokenIds.includes(PLACEHOLDER)) throw new Error(`Block ${block.id} is found by an unknown token.`);
     }
   }
 }

@@ -31,7 +31,7 @@ export async function buildEngine(
   files: ModelFiles,
   config: Config,
   backend: Backend,
-  kvCacheBudget: number,
+  kvCacheBudget: () => number,
   onProgress: (message: string) => void,
 ): Promise<BuiltEngine> {
   const modelConfig = parseModelConfig(await files.readText('config.json'), `${files.name}/config.json`);
@@ -39,12 +39,11 @@ export async function buildEngine(
     ? parseJsonObject(await files.readText('generation_config.json'), 'generation_config.json')
     : {};
   const tokenizer = (await files.has('tokenizer.json')) ? await loadTokenizer(files) : undefined;
-  const dtype = config.dtype === 'auto' ? modelConfig.dtype : config.dtype;
-  const sizes = sizeKvCache(config, modelConfig, dtype, kvCacheBudget);
-
-  const ops = new Ops(backend);
+  const dtype = chooseDType(config, modelConfig, backend);
+  const maxModelLen = wantedModelLen(config, modelConfig);
+  const ops = new Ops(backend, dtype);
   const { attnBackend } = config;
-  const model = buildModel(ops, modelConfig, { dtype, attnBackend, maxModelLen: sizes.maxModelLen });
+  const model = buildModel(ops, modelConfig, { dtype, attnBackend, maxModelLen });
   if (config.loadFormat === 'dummy') loadDummyWeights(model, backend, config.seed);
   else {
     const checkpoint = await openCheckpoint(files);
@@ -56,7 +55,9 @@ export async function buildEngine(
       await checkpoint.close();
     }
   }
-  const runner = new ModelRunner(ops, model, { config, ...sizes, kvCacheDType: dtype });
+  const runner = new ModelRunner(ops, model, { config, maxModelLen, kvCacheDType: dtype });
+  const sizes = sizeKvCache(config, modelConfig, dtype, maxModelLen, kvCacheBudget());
+  runner.allocateKvCache(sizes.numKvCacheBlocks);
   const eosTokenIds = [...new Set([...modelConfig.eosTokenIds, ...parseTokenIds(generation.eos_token_id)])];
   const engine = new LLMEngine(runner, {
     ...sizes,
@@ -67,6 +68,7 @@ export async function buildEngine(
     vocabSize: modelConfig.vocabSize,
     eosTokenIds,
     tokenizer,
+    runAhead: backend.isAsync,
   });
   const weightBytes = model
     .parameters()
@@ -74,11 +76,19 @@ export async function buildEngine(
   return { engine, ops, tokenizer, modelConfig, dtype, weightBytes, defaults: samplingDefaults(generation) };
 }
 
-/**
- * How long requests may be and how many blocks there are. One block holds kvCacheBlockSize tokens of every layer:
- * 2 (keys, values) · layers · kvCacheBlockSize · Hkv · D elements.
- */
-function sizeKvCache(config: Config, model: ModelConfig, dtype: FloatDType, budget: number) {
+/** The checkpoint's dtype, or the nearest the backend has: a float32 checkpoint becomes bfloat16, whose range is the same. */
+function chooseDType(config: Config, model: ModelConfig, backend: Backend): FloatDType {
+  const { dtypes, name } = backend;
+  if (config.dtype === 'auto') return dtypes.includes(model.dtype) ? model.dtype : dtypes[0];
+  if (dtypes.includes(config.dtype)) return config.dtype;
+  throw new ConfigError(
+    `dtype '${config.dtype}' is not for the backend '${name}', which computes in ${dtypes.join(' or ')}. ` +
+      "Choose one of them, 'auto', or another backend.",
+  );
+}
+
+/** How long requests may be where memory sets no other limit. */
+function wantedModelLen(config: Config, model: ModelConfig): number {
   const limit = model.maxPositionEmbeddings;
   if (config.maxModelLen !== undefined && config.maxModelLen > limit) {
     throw new ConfigError(
@@ -86,12 +96,19 @@ function sizeKvCache(config: Config, model: ModelConfig, dtype: FloatDType, budg
         `Lower it to at most ${limit}.`,
     );
   }
+  return config.maxModelLen ?? Math.min(limit, DEFAULT_MAX_MODEL_LEN);
+}
+
+/**
+ * How long requests may be and how many blocks there are. One block holds kvCacheBlockSize tokens of every layer:
+ * 2 (keys, values) · layers · kvCacheBlockSize · Hkv · D elements.
+ */
+function sizeKvCache(config: Config, model: ModelConfig, dtype: FloatDType, wanted: number, budget: number) {
   const { kvCacheBlockSize: blockSize } = config;
   const elements = 2 * model.numHiddenLayers * blockSize * model.numKeyValueHeads * model.headDim;
   const blocksFor = (tokens: number) => Math.ceil(tokens / blockSize);
   const affordable =
     config.numKvCacheBlocks === -1 ? Math.floor(budget / (elements * DTYPE_BYTES[dtype])) : config.numKvCacheBlocks;
-  const wanted = config.maxModelLen ?? Math.min(limit, DEFAULT_MAX_MODEL_LEN);
   const maxModelLen = config.maxModelLen ?? Math.min(wanted, affordable * blockSize);
   if (maxModelLen < 1 || blocksFor(maxModelLen) > affordable) {
     throw new ConfigError(

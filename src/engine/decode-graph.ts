@@ -1,133 +1,133 @@
+import { DecodeBuffers, DecodeInputs, type DecodeLimits } from '#nano/engine/decode-inputs';
 import type { Sequence } from '#nano/engine/sequence';
-import type { Sampler, SampleValues } from '#nano/layers/sampler';
+import type { Sampler } from '#nano/layers/sampler';
 import type { CausalLM } from '#nano/models/registry';
-import type { SampleArgs } from '#nano/tensor/kernels';
 import type { Ops } from '#nano/tensor/ops';
 import type { Recording } from '#nano/tensor/recording';
-import { Tensor } from '#nano/tensor/tensor';
-import { slotsFor } from '#nano/utils/context';
+import type { Tensor } from '#nano/tensor/tensor';
 
-/** Recordings kept; the one used longest ago makes room. */
+/** Recordings kept where there are no device graphs; the one used longest ago makes room. */
 const MAX_RECORDINGS = 32;
 
 export interface DecodeOutput {
-  /** int32 `[B]` */
+  /** int32 `[B]`; where the batch was padded, more rows than there are sequences. */
   readonly tokens: Tensor;
   /** `[B, V]` */
   readonly logits: Tensor;
 }
 
-/** Sizes of the largest decode step. */
-export interface DecodeLimits {
-  readonly maxNumSeqs: number;
-  readonly maxModelLen: number;
-  readonly blockSize: number;
+export interface DecodeMode {
+  /** Capture each step and replay it, or run its operations one by one. */
+  readonly capture: boolean;
+  /**
+   * Captured steps exist for {@link graphBatchSizes} alone, and smaller batches are padded. Always so where the
+   * device has graphs, which take memory and time to make; elsewhere padding only costs.
+   */
+  readonly pad: boolean;
+}
+
+interface Captured {
+  readonly inputs: DecodeInputs;
+  readonly recording: Recording<DecodeOutput>;
 }
 
 /**
- * Decode steps, from embedding through sampling, captured once for each batch size and replayed. A step's inputs lie in
- * buffers that are made once, outside the arena: a replay finds the new values where the capture saw the old ones.
- * (`enforceEager` runs the same step without capturing.)
+ * Decode steps, from the last tokens through the next ones, captured once for each batch size and replayed.
  */
 export class DecodeGraph {
-  private readonly buffers: DecodeInputs;
-  private readonly recordings = new Map<number, Recording<DecodeOutput>>();
+  private readonly buffers: DecodeBuffers;
+  private readonly captured = new Map<number, Captured>();
+  private readonly sizes: readonly number[];
+  private readonly hasDeviceGraphs: boolean;
 
   constructor(
     private readonly ops: Ops,
     private readonly model: CausalLM,
     private readonly sampler: Sampler,
+    /** int32 `[S]`: the last token of the sequence in each token slot. Steps read it and write it. */
+    private readonly lastTokens: Tensor,
     private readonly limits: DecodeLimits,
-    private readonly capture: boolean,
+    private readonly mode: DecodeMode,
   ) {
-    this.buffers = new DecodeInputs(ops, sampler, limits);
+    this.buffers = new DecodeBuffers(ops.backend, sampler, limits);
+    this.hasDeviceGraphs = ops.backend.captureGraph !== undefined;
+    this.sizes = graphBatchSizes(limits.maxNumSeqs);
   }
 
-  /** One token for each sequence: its last, whose key and value are not in the cache yet. */
+  /**
+   * One token for each sequence: computes its last, whose key and value are not in the cache yet, and draws the next.
+   */
   run<R>(seqs: readonly Sequence[], use: (output: DecodeOutput) => R): R {
-    this.buffers.write(seqs, this.sampler.valuesFor(seqs));
-    const longest = Math.max(...seqs.map((seq) => seq.numTokens));
-    if (!this.capture) return this.ops.scope(() => use(this.step(seqs.length, longest)));
-    return this.recordingFor(seqs.length).replay(this.ops.backend, use);
+    if (!this.mode.capture) {
+      const inputs = new DecodeInputs(this.buffers, seqs.length);
+      inputs.write(seqs);
+      const longest = seqs.reduce((most, seq) => Math.max(most, seq.numTokens), 0);
+      return this.ops.scope(() => use(this.step(inputs, longest)));
+    }
+    const { inputs, recording } = this.capturedFor(this.rowsFor(seqs.length));
+    inputs.write(seqs);
+    return recording.replay(this.ops.backend, use);
   }
 
-  /** The step itself, over the first `batch` entries of the input buffers; no context is longer than `maxContextLen`. */
-  step(batch: number, maxContextLen = this.limits.maxModelLen): DecodeOutput {
-    const { inputIds, positions, slotMapping, contextLens, blockTables, sampling } = this.buffers.first(batch);
-    const hidden = this.model.forward(inputIds, positions, {
+  /** Captures all sizes where the device has graphs, the largest first: what it needs, the smaller ones can share. */
+  captureAll(): void {
+    if (!this.mode.capture || !this.hasDeviceGraphs) return;
+    for (const size of [...this.sizes].reverse()) this.capturedFor(size);
+  }
+
+  /** The largest step there can be, for measuring. */
+  largestStep(): void {
+    this.ops.scope(() => this.step(new DecodeInputs(this.buffers, this.limits.maxNumSeqs), this.limits.maxModelLen));
+  }
+
+  close(): void {
+    for (const { recording } of this.captured.values()) recording.free();
+    this.captured.clear();
+  }
+
+  /** The step itself; no context is longer than `maxContextLen`. */
+  private step(inputs: DecodeInputs, maxContextLen: number): DecodeOutput {
+    const tokenSlots = inputs.tokenSlots.device;
+    const inputIds = this.ops.gatherTokens(this.lastTokens, tokenSlots);
+    const hidden = this.model.forward(inputIds, inputs.positions.device, {
       isPrefill: false,
-      slotMapping,
-      blockTables,
-      contextLens,
+      slotMapping: inputs.slotMapping.device,
+      blockTables: inputs.blockTables.device,
+      contextLens: inputs.contextLens.device,
       maxContextLen,
     });
     const logits = this.model.computeLogits(hidden);
-    return { logits, tokens: this.sampler.forward(logits, sampling) };
+    const tokens = this.sampler.forward(logits, inputs.sampleArgs);
+    this.ops.scatterTokens(this.lastTokens, tokens, tokenSlots);
+    return { logits, tokens };
   }
 
-  private recordingFor(batch: number): Recording<DecodeOutput> {
-    const recording = this.recordings.get(batch) ?? this.ops.record(() => this.step(batch));
-    this.recordings.delete(batch);
-    this.recordings.set(batch, recording); // a Map keeps insertion order: the last is the most recently used
-    const [oldest] = this.recordings.keys();
-    if (this.recordings.size > MAX_RECORDINGS) this.recordings.delete(oldest);
-    return recording;
-  }
-}
-
-/** The input buffers of decode steps, for the largest batch. Smaller ones use their first entries. */
-class DecodeInputs {
-  private readonly tables: number;
-  private readonly inputIds: Tensor;
-  private readonly positions: Tensor;
-  private readonly slotMapping: Tensor;
-  private readonly contextLens: Tensor;
-  private readonly blockTables: Tensor;
-  private readonly sampling: SampleArgs;
-
-  constructor(
-    private readonly ops: Ops,
-    private readonly sampler: Sampler,
-    private readonly limits: DecodeLimits,
-  ) {
-    const { maxNumSeqs, maxModelLen, blockSize } = limits;
-    this.tables = Math.ceil(maxModelLen / blockSize);
-    const ints = () => ops.backend.allocate([maxNumSeqs], 'int32');
-    [this.inputIds, this.positions, this.slotMapping, this.contextLens] = [ints(), ints(), ints(), ints()];
-    this.blockTables = ops.backend.allocate([maxNumSeqs, this.tables], 'int32');
-    this.sampling = sampler.argsBy(maxNumSeqs, (shape, dtype) => ops.backend.allocate(shape, dtype));
+  private rowsFor(count: number): number {
+    return this.mode.pad || this.hasDeviceGraphs ? (this.sizes.find((size) => size >= count) ?? count) : count;
   }
 
-  first(batch: number) {
-    const { inputIds, positions, slotMapping, contextLens, blockTables, sampling } = this;
-    return {
-      inputIds: firstRows(inputIds, batch),
-      positions: firstRows(positions, batch),
-      slotMapping: firstRows(slotMapping, batch),
-      contextLens: firstRows(contextLens, batch),
-      blockTables: firstRows(blockTables, batch),
-      sampling: this.sampler.argsBy(batch, (_shape, _dtype, name) => firstRows(sampling[name], batch)),
-    };
+  private capturedFor(rows: number): Captured {
+    const captured = this.captured.get(rows) ?? this.captureStep(rows);
+    this.captured.delete(rows);
+    this.captured.set(rows, captured); // a Map keeps insertion order: the last is the most recently used
+    const [oldest] = this.captured.keys();
+    if (this.captured.size > MAX_RECORDINGS && !this.hasDeviceGraphs) this.captured.delete(oldest);
+    return captured;
   }
 
-  write(seqs: readonly Sequence[], values: SampleValues): void {
-    const { blockSize } = this.limits;
-    const { inputIds, positions, slotMapping, contextLens, blockTables, sampling } = this.first(seqs.length);
-    const write = (tensor: Tensor, value: (seq: Sequence) => number) =>
-      this.ops.backend.write(tensor, Int32Array.from(seqs, value));
-    write(inputIds, (seq) => seq.lastToken);
-    write(positions, (seq) => seq.numTokens - 1);
-    write(slotMapping, (seq) => slotsFor(seq.blockTable, seq.numTokens - 1, seq.numTokens, blockSize)[0]);
-    write(contextLens, (seq) => seq.numTokens);
-    const tables = new Int32Array(seqs.length * this.tables).fill(-1);
-    seqs.forEach((seq, b) => tables.set(seq.blockTable, b * this.tables));
-    this.ops.backend.write(blockTables, tables);
-    for (const name of Object.keys(values) as (keyof SampleValues)[])
-      this.ops.backend.write(sampling[name], values[name]);
+  private captureStep(rows: number): Captured {
+    const inputs = new DecodeInputs(this.buffers, rows);
+    inputs.write([]); // capturing may run the step once, and padding does no harm
+    return { inputs, recording: this.ops.record(() => this.step(inputs, this.limits.maxModelLen)) };
   }
 }
 
-/** Rows `0 … count - 1` of a contiguous tensor. */
-function firstRows(tensor: Tensor, count: number): Tensor {
-  return new Tensor(tensor.storage, [count, ...tensor.shape.slice(1)], tensor.dtype, tensor.strides, tensor.offset);
+/**
+ * 1, 2, 4, 8, then every 16, and the largest: padding never doubles a small batch, and adds at most 15 rows to a
+ * large one.
+ */
+export function graphBatchSizes(most: number): number[] {
+  const sizes = [1, 2, 4, 8];
+  for (let size = 16; size < most; size += 16) sizes.push(size);
+  return [...sizes.filter((size) => size < most), most];
 }

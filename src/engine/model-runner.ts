@@ -7,12 +7,15 @@ import { Sampler } from '#nano/layers/sampler';
 import type { CausalLM } from '#nano/models/registry';
 import type { FloatDType } from '#nano/tensor/dtype';
 import type { Ops } from '#nano/tensor/ops';
-import type { Tensor } from '#nano/tensor/tensor';
+import { Tensor } from '#nano/tensor/tensor';
 import { type Context, cumulativeLengths, padBlockTables, slotsFor } from '#nano/utils/context';
 
 export interface StepResult {
-  /** The token drawn for each sequence of the batch; 0 and unused where the prompt is not complete yet. */
-  readonly tokenIds: Int32Array;
+  /**
+   * The tokens drawn for the first `numDrawing` sequences of the batch. There may be more entries, which mean
+   * nothing.
+   */
+  readonly tokenIds: ArrayLike<number>;
   /** For sequences that asked, by their place in the batch. */
   readonly logprobs: ReadonlyMap<number, TokenLogprobs>;
 }
@@ -20,14 +23,25 @@ export interface StepResult {
 export interface RunnerOptions {
   readonly config: Config;
   readonly maxModelLen: number;
-  readonly numKvCacheBlocks: number;
   readonly kvCacheDType: FloatDType;
+  /** For tests: pad decode batches also where there are no device graphs. */
+  readonly padDecodeBatches?: boolean;
 }
 
-/** Turns a scheduled batch into packed tensors, runs the model and draws the next tokens. Owns the KV cache. */
+/** Transfers under way. */
+interface Reads {
+  readonly tokens: Promise<Float32Array | Int32Array>;
+  readonly logits: Promise<Float32Array | Int32Array> | null;
+}
+
+/**
+ * Turns a scheduled batch into packed tensors, runs the model and draws the next tokens. Owns the KV cache, which it is given
+ * last ({@link allocateKvCache}): what weights and activations leave of the memory is the cache's.
+ */
 export class ModelRunner {
   private readonly sampler: Sampler;
-
+  /** int32 `[maxNumSeqs]`: the last token drawn for the sequence in each token slot. */
+  private readonly lastTokens: Tensor;
   private readonly decodeGraph: DecodeGraph;
 
   constructor(
@@ -38,95 +52,118 @@ export class ModelRunner {
     const { config, maxModelLen } = options;
     const { maxNumSeqs, kvCacheBlockSize: blockSize, attnBackend, enforceEager } = config;
     this.sampler = new Sampler(ops, config.seed);
-    const { numHiddenLayers: layers, numKeyValueHeads, headDim } = model.config;
-    const shape = [options.numKvCacheBlocks, blockSize, numKeyValueHeads, headDim];
-    const allocate = () => ops.backend.allocate(shape, options.kvCacheDType);
-    model.bindCaches(Array.from({ length: layers }, () => ({ k: allocate(), v: allocate() })));
     // The dense gather's scratch grows with the context, and a captured step's may not.
     const capture = !enforceEager && attnBackend !== 'sdpa.math';
+    const mode = { capture, pad: options.padDecodeBatches ?? false };
+    this.lastTokens = ops.backend.allocate([maxNumSeqs], 'int32');
     const limits = { maxNumSeqs, maxModelLen, blockSize };
-    this.decodeGraph = new DecodeGraph(ops, model, this.sampler, limits, capture);
+    this.decodeGraph = new DecodeGraph(ops, model, this.sampler, this.lastTokens, limits, mode);
+    // Measuring needs the cache's shape, not its memory.
+    this.bindCaches(1, (shape) => new Tensor({ alive: true }, shape, options.kvCacheDType));
     ops.reserveFor(() => this.largestSteps());
   }
 
-  /** Runs one step. The caller schedules; nothing here changes a sequence. */
-  async run(batch: Batch): Promise<StepResult> {
-    // Only sequences whose last known token is in this step have logits to draw from.
-    const drawing = [...batch.seqs.keys()].filter((i) => isComplete(batch.seqs[i]));
-    const wantsLogprobs = drawing.some((i) => batch.seqs[i].samplingParams.logprobs !== undefined);
+  /** Gives the model a cache of this many blocks, and captures its decode steps. To be called once, before the first step. */
+  allocateKvCache(numBlocks: number): void {
+    this.bindCaches(numBlocks, (shape) => this.ops.backend.allocate(shape, this.options.kvCacheDType));
+    this.decodeGraph.captureAll();
+  }
+
+  private bindCaches(numBlocks: number, allocate: (shape: readonly number[]) => Tensor): void {
+    const { numHiddenLayers: layers, numKeyValueHeads, headDim } = this.model.config;
+    const shape = [numBlocks, this.options.config.kvCacheBlockSize, numKeyValueHeads, headDim];
+    this.model.bindCaches(Array.from({ length: layers }, () => ({ k: allocate(shape), v: allocate(shape) })));
+  }
+
+  /**
+   * Launches one step and starts reading its results; where the backend is asynchronous, both go on while the caller
+   * does. The caller schedules; nothing here changes a sequence.
+   * @returns the results, once they are there.
+   * @throws when the step cannot be launched; what fails later rejects the promise.
+   */
+  launch(batch: Batch): Promise<StepResult> {
+    const drawing = batch.seqs.slice(0, batch.numDrawing);
+    const wantsLogprobs = drawing.some((seq) => seq.samplingParams.logprobs !== undefined);
     const { backend } = this.ops;
-    const read = ({ tokens, logits }: DecodeOutput) => ({
+    const read = ({ tokens, logits }: DecodeOutput): Reads => ({
       tokens: backend.read(tokens),
       logits: wantsLogprobs ? backend.read(logits) : null,
     });
-    const pending = batch.isPrefill ? this.prefill(batch.seqs, drawing, read) : this.decodeGraph.run(batch.seqs, read);
-    const tokenIds = new Int32Array(batch.seqs.length);
+    const reads = batch.isPrefill ? this.prefill(batch.seqs, drawing, read) : this.decodeGraph.run(drawing, read);
+    return this.collect(drawing, reads);
+  }
+
+  /** Gives back what the device holds for this runner beside memory. */
+  close(): void {
+    this.decodeGraph.close();
+  }
+
+  private async collect(drawing: readonly Sequence[], reads: Reads): Promise<StepResult> {
+    const [tokens, logits] = await Promise.all([reads.tokens, reads.logits]);
     const logprobs = new Map<number, TokenLogprobs>();
-    if (pending) {
-      const [tokens, logits] = await Promise.all([pending.tokens, pending.logits]);
+    if (logits) {
       const vocab = this.model.config.vocabSize;
-      drawing.forEach((i, row) => {
-        tokenIds[i] = tokens[row];
-        const { logprobs: count } = batch.seqs[i].samplingParams;
-        if (logits && count !== undefined) {
-          const scores = logits.subarray(row * vocab, (row + 1) * vocab) as Float32Array;
-          logprobs.set(i, tokenLogprobs(scores, tokens[row], count));
-        }
+      drawing.forEach(({ samplingParams }, i) => {
+        if (samplingParams.logprobs === undefined) return;
+        const scores = logits.subarray(i * vocab, (i + 1) * vocab) as Float32Array;
+        logprobs.set(i, tokenLogprobs(scores, tokens[i], samplingParams.logprobs));
       });
     }
-    return { tokenIds, logprobs };
+    return { tokenIds: tokens, logprobs };
   }
 
   /** Computes the scheduled tokens of all sequences, packed one after the other; draws for those in `drawing`. */
-  private prefill<R>(
+  private prefill(
     seqs: readonly Sequence[],
-    drawing: readonly number[],
-    use: (output: DecodeOutput) => R,
-  ): R | null {
+    drawing: readonly Sequence[],
+    read: (output: DecodeOutput) => Reads,
+  ): Reads {
     return this.ops.scope(() => {
       const { inputIds, positions, context, lastRows } = this.preparePrefill(seqs);
       const hidden = this.model.forward(inputIds, positions, context);
-      if (drawing.length === 0) return null;
-      const rows = this.ops.fromHost(Int32Array.from(drawing, (i) => lastRows[i]));
+      // Nothing is drawn; but to read anything tells when the step is done, and whether it failed.
+      if (drawing.length === 0) return { tokens: this.ops.backend.read(context.cuSeqlensQ), logits: null };
+      const rows = this.ops.fromHost(lastRows.subarray(0, drawing.length));
       const logits = this.model.computeLogits(this.ops.gatherRows(hidden, rows));
-      const values = this.sampler.valuesFor(drawing.map((i) => seqs[i]));
+      const values = this.sampler.argsBy(drawing.length, ([count, words = 1], dtype) =>
+        dtype === 'int32' ? new Int32Array(count * words) : new Float32Array(count),
+      );
+      this.sampler.fill(values, drawing);
       const args = this.sampler.argsBy(drawing.length, (shape, _, name) => this.ops.fromHost(values[name], shape));
-      return use({ logits, tokens: this.sampler.forward(logits, args) });
+      const tokens = this.sampler.forward(logits, args);
+      const tokenSlots = this.ops.fromHost(Int32Array.from(drawing, (seq) => seq.tokenSlot));
+      this.ops.scatterTokens(this.lastTokens, tokens, tokenSlots);
+      return read({ logits, tokens });
     });
   }
 
   private preparePrefill(seqs: readonly Sequence[]) {
-    const ids: number[] = [];
-    const positions: number[] = [];
-    const slots: number[] = [];
-    for (const seq of seqs) {
+    const cuSeqlensQ = cumulativeLengths(seqs.map((seq) => seq.numScheduledTokens));
+    const cuSeqlensK = cumulativeLengths(seqs.map((seq) => seq.numCachedTokens + seq.numScheduledTokens));
+    const total = cuSeqlensQ[seqs.length];
+    const [ids, positions, slots] = [new Int32Array(total), new Int32Array(total), new Int32Array(total)];
+    seqs.forEach((seq, b) => {
       const start = seq.numCachedTokens;
       const end = start + seq.numScheduledTokens;
-      for (let i = start; i < end; i++) {
-        ids.push(seq.tokenIds[i]);
-        positions.push(i);
+      for (let i = start, t = cuSeqlensQ[b]; i < end; i++, t++) {
+        ids[t] = seq.tokenIds[i];
+        positions[t] = i;
       }
-      slots.push(...slotsFor(seq.blockTable, start, end, this.options.config.kvCacheBlockSize));
-    }
-    const lengthsQ = seqs.map((seq) => seq.numScheduledTokens);
-    const lengthsK = seqs.map((seq) => seq.numCachedTokens + seq.numScheduledTokens);
-    const cuSeqlensQ = cumulativeLengths(lengthsQ);
+      slots.set(slotsFor(seq.blockTable, start, end, this.options.config.kvCacheBlockSize), cuSeqlensQ[b]);
+    });
+    const longest = (cu: Int32Array) => seqs.reduce((most, _, b) => Math.max(most, cu[b + 1] - cu[b]), 0);
     const { values, width } = padBlockTables(seqs.map((seq) => seq.blockTable));
-    const context: Context = {
+    const context = {
       isPrefill: true,
-      slotMapping: this.ints(slots),
+      slotMapping: this.ops.fromHost(slots),
       blockTables: this.ops.fromHost(values, [seqs.length, width]),
       cuSeqlensQ: this.ops.fromHost(cuSeqlensQ),
-      cuSeqlensK: this.ops.fromHost(cumulativeLengths(lengthsK)),
-      maxSeqlenQ: Math.max(...lengthsQ),
-      maxSeqlenK: Math.max(...lengthsK),
-    };
-    const lastRows = seqs.map((_, b) => cuSeqlensQ[b + 1] - 1);
-    return { inputIds: this.ints(ids), positions: this.ints(positions), context, lastRows };
-  }
-
-  private ints(values: readonly number[]): Tensor {
-    return this.ops.fromHost(Int32Array.from(values));
+      cuSeqlensK: this.ops.fromHost(cuSeqlensK),
+      maxSeqlenQ: longest(cuSeqlensQ),
+      maxSeqlenK: longest(cuSeqlensK),
+    } satisfies Context;
+    const lastRows = cuSeqlensQ.subarray(1).map((end) => end - 1);
+    return { inputIds: this.ops.fromHost(ids), positions: this.ops.fromHost(positions), context, lastRows };
   }
 
   /** The two largest steps there can be, for measuring: a full prefill batch, and a full decode batch. */
@@ -146,16 +183,9 @@ export class ModelRunner {
       };
       const hidden = this.model.forward(ints(tokens), ints(tokens), context);
       const logits = this.model.computeLogits(this.ops.gatherRows(hidden, ints(sequences)));
-      this.sampler.forward(
-        logits,
-        this.sampler.argsBy(sequences, (shape, dtype) => this.ops.empty(shape, dtype)),
-      );
+      const args = this.sampler.argsBy(sequences, (shape, dtype) => this.ops.empty(shape, dtype));
+      this.ops.scatterTokens(this.lastTokens, this.sampler.forward(logits, args), ints(sequences));
     });
-    this.ops.scope(() => this.decodeGraph.step(sequences));
+    this.decodeGraph.largestStep();
   }
-}
-
-/** Whether the step computes the sequence's last known token, so that a new one can be drawn. */
-function isComplete(seq: Sequence): boolean {
-  return seq.numCachedTokens + seq.numScheduledTokens >= seq.numTokens;
 }

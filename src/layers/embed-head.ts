@@ -45,9 +45,10 @@ export class LMHead {
     this.weight = tied ?? ops.backend.allocateWeight([vocabSize, hiddenSize], dtype);
   }
 
-  /** `[B, H]` → logits `[B, V]`. */
+  /** `[B, H]` → logits `[B, V]`, float32 also where activations have 16 bits: those would make ties of close rivals. */
   forward(hidden: Tensor): Tensor {
-    return this.ops.linear(hidden, this.weight);
+    const logits = this.ops.empty([hidden.shape[0], this.weight.shape[0]], 'float32');
+    return this.ops.linear(hidden, this.weight, { out: logits });
   }
 
   parameters(): Parameter[] {

@@ -13,7 +13,7 @@ export class RMSNorm {
     private readonly ops: Ops,
     private readonly name: string,
     size: number,
-    private readonly eps: number,
+    readonly eps: number,
   ) {
     this.weight = ops.backend.allocate([size], 'float32');
   }
@@ -21,11 +21,6 @@ export class RMSNorm {
   /** Over the last dimension of `[T, H]` or `[T, heads, D]`; into `out` (which may be `x`) when it is given. */
   forward(x: Tensor, out?: Tensor): Tensor {
     return this.ops.rmsNorm(x, this.weight, this.eps, out);
-  }
-
-  /** `residual += x; x = norm(residual)`, both in place: one pass over memory instead of two. */
-  addForward(x: Tensor, residual: Tensor): void {
-    this.ops.addRmsNorm(x, residual, this.weight, this.eps);
   }
 
   parameters(): Parameter[] {

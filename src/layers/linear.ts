@@ -1,5 +1,6 @@
 import type { Parameter } from '#nano/layers/parameter';
 import type { FloatDType } from '#nano/tensor/dtype';
+import type { Norm } from '#nano/tensor/kernels';
 import type { Ops } from '#nano/tensor/ops';
 import type { Tensor } from '#nano/tensor/tensor';
 
@@ -29,9 +30,13 @@ export class Linear {
     this.bias = hasBias ? ops.backend.allocate([outputs], 'float32') : null;
   }
 
-  /** `[T, inputs]` → `[T, outputs]`, into `out` when it is given. */
-  forward(x: Tensor, out?: Tensor): Tensor {
-    return this.ops.linear(x, this.weight, this.bias, out);
+  /**
+   * `[T, inputs]` → `[T, outputs]`, a new tensor or added to `addTo`. `norm` is applied to `x` first; with `siluAndMul` the result is
+   * SwiGLU's, `[T, outputs / 2]`. They are part of the layer because a good kernel does them on the way: what is in
+   * registers anyway need not go through memory once more.
+   */
+  forward(x: Tensor, options: { norm?: Norm; siluAndMul?: boolean; addTo?: Tensor } = {}): Tensor {
+    return this.ops.linear(x, this.weight, { bias: this.bias, ...options });
   }
 
   parameters(): Parameter[] {

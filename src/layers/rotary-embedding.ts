@@ -27,22 +27,21 @@ export function rotaryTable(positions: number, dim: number, theta: number): Floa
   return table;
 }
 
-/** Turns queries and keys by an angle that grows with their position, so that their dot product knows the distance. */
+/**
+ * Turns queries and keys by an angle that grows with their position, so that their dot product knows the distance. This is
+ * the table; the turning is `ops.qkNormRopeStore`.
+ */
 export class RotaryEmbedding {
-  private readonly cosSin: Tensor;
+  /** float32 `[P, D]` */
+  readonly cosSin: Tensor;
 
   constructor(
-    private readonly ops: Ops,
+    ops: Ops,
     dim: number,
     maxPositions: number,
     theta: number,
   ) {
     this.cosSin = ops.backend.allocate([maxPositions, dim], 'float32');
     ops.backend.write(this.cosSin, rotaryTable(maxPositions, dim, theta));
-  }
-
-  /** In place on `q[T, Hq, D]` and `k[T, Hkv, D]`. */
-  forward(positions: Tensor, q: Tensor, k: Tensor): void {
-    this.ops.rotaryEmbedding(q, k, positions, this.cosSin);
   }
 }

@@ -3,8 +3,10 @@ import type { SampleArgs } from '#nano/tensor/kernels';
 import type { Ops } from '#nano/tensor/ops';
 import type { Tensor } from '#nano/tensor/tensor';
 
-/** The host side of {@link SampleArgs}: one entry a sequence, two for the seed's words. */
-export type SampleValues = { readonly [K in keyof SampleArgs]: Float32Array | Int32Array };
+/** One `T` for each sampling parameter. */
+export type ForEachSampleArg<T> = { readonly [K in keyof SampleArgs]: T };
+/** The host side of {@link SampleArgs}: one entry a row, two for the seed's words. */
+export type SampleValues = ForEachSampleArg<Float32Array | Int32Array>;
 
 /** Draws each sequence's next token by its own sampling parameters, all in one kernel. */
 export class Sampler {
@@ -18,24 +20,25 @@ export class Sampler {
     return this.ops.sample(logits, args);
   }
 
-  /** What the sequences ask for, in order. */
-  valuesFor(seqs: readonly Sequence[]): SampleValues {
-    const params = seqs.map((seq) => seq.samplingParams);
-    return {
-      temperature: Float32Array.from(params, (p) => p.temperature),
-      topK: Int32Array.from(params, (p) => Math.min(p.topK, 0x7fffffff)),
-      topP: Float32Array.from(params, (p) => p.topP),
-      minP: Float32Array.from(params, (p) => p.minP),
-      seed: Int32Array.from(seqs.flatMap((seq) => this.seedWords(seq))),
-      position: Int32Array.from(seqs, (seq) => seq.numOutputTokens),
-    };
+  /** Writes what the sequences ask for into the first rows. Rows that are left are padding: greedy, the cheapest. */
+  fill(values: SampleValues, seqs: readonly Sequence[]): void {
+    for (let b = 0; b < seqs.length; b++) {
+      const { temperature, topK, topP, minP } = seqs[b].samplingParams;
+      values.temperature[b] = temperature;
+      values.topK[b] = Math.min(topK, 0x7fffffff);
+      values.topP[b] = topP;
+      values.minP[b] = minP;
+      this.fillSeed(values.seed, b, seqs[b]);
+      values.position[b] = seqs[b].numOutputTokens;
+    }
+    values.temperature.fill(0, seqs.length);
   }
 
-  /** A tensor for each value, by `make`. */
-  argsBy(
+  /** What `make` makes for each parameter: a tensor, an array. */
+  argsBy<T>(
     rows: number,
-    make: (shape: number[], dtype: 'float32' | 'int32', name: keyof SampleArgs) => Tensor,
-  ): SampleArgs {
+    make: (shape: number[], dtype: 'float32' | 'int32', name: keyof SampleArgs) => T,
+  ): ForEachSampleArg<T> {
     return {
       temperature: make([rows], 'float32', 'temperature'),
       topK: make([rows], 'int32', 'topK'),
@@ -47,9 +50,8 @@ export class Sampler {
   }
 
   /** 64 bits: the request's own seed, or the engine's seed with the request's number in the marked upper word. */
-  private seedWords(seq: Sequence): [number, number] {
-    const { seed } = seq.samplingParams;
-    if (seed !== undefined) return [(seed % 2 ** 32) | 0, Math.floor(seed / 2 ** 32)];
-    return [(this.engineSeed % 2 ** 32) | 0, 0x80000000 | seq.requestIndex];
+  private fillSeed(words: Float32Array | Int32Array, b: number, { samplingParams: { seed }, requestIndex }: Sequence) {
+    words[2 * b] = ((seed ?? this.engineSeed) % 2 ** 32) | 0;
+    words[2 * b + 1] = seed !== undefined ? Math.floor(seed / 2 ** 32) : 0x80000000 | requestIndex;
   }
 }

@@ -1,4 +1,3 @@
-import { SiluAndMul } from '#nano/layers/activation';
 import { Attention, type KvCache } from '#nano/layers/attention';
 import { LMHead, VocabEmbedding } from '#nano/layers/embed-head';
 import { RMSNorm } from '#nano/layers/layernorm';
@@ -54,18 +53,16 @@ class Qwen3Attention {
     this.attn = new Attention(ops, headDim, options.attnBackend);
   }
 
-  /** `hidden[T, H]`, replaced by the block's output. */
-  forward(positions: Tensor, hidden: Tensor, context: Context): void {
+  /** `residual[T, H] += attention(norm(residual))` */
+  forward(positions: Tensor, residual: Tensor, norm: RMSNorm, context: Context): void {
     const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = this.config;
-    const qkv = this.qkvProj.forward(hidden);
+    const qkv = this.qkvProj.forward(residual, { norm });
     const q = qkv.columns(0, heads * headDim).splitHeads(heads);
     const k = qkv.columns(heads * headDim, kvHeads * headDim).splitHeads(kvHeads);
     const v = qkv.columns((heads + kvHeads) * headDim, kvHeads * headDim).splitHeads(kvHeads);
-    this.qNorm.forward(q, q);
-    this.kNorm.forward(k, k);
-    this.rotary.forward(positions, q, k);
-    const attended = this.attn.forward(q, k, v, context);
-    this.oProj.forward(attended.mergeHeads(), hidden);
+    const { qNorm, kNorm, rotary } = this;
+    const attended = this.attn.forward(q, k, v, { qNorm, kNorm, rotary, positions }, context);
+    this.oProj.forward(attended.mergeHeads(), { addTo: residual });
   }
 
   parameters(): Parameter[] {
@@ -77,7 +74,6 @@ class Qwen3Attention {
 class Qwen3MLP {
   private readonly gateUpProj: Linear;
   private readonly downProj: Linear;
-  private readonly actFn: SiluAndMul;
 
   constructor(ops: Ops, name: string, config: ModelConfig, dtype: FloatDType) {
     const { hiddenSize, intermediateSize } = config;
@@ -91,12 +87,12 @@ class Qwen3MLP {
       dtype,
     );
     this.downProj = new Linear(ops, intermediateSize, [{ name: `${name}.down_proj`, outputs: hiddenSize }], dtype);
-    this.actFn = new SiluAndMul(ops);
   }
 
-  /** `hidden[T, H]`, replaced by the block's output. */
-  forward(hidden: Tensor): void {
-    this.downProj.forward(this.actFn.forward(this.gateUpProj.forward(hidden)), hidden);
+  /** `residual[T, H] += mlp(norm(residual))` */
+  forward(residual: Tensor, norm: RMSNorm): void {
+    const gated = this.gateUpProj.forward(residual, { norm, siluAndMul: true });
+    this.downProj.forward(gated, { addTo: residual });
   }
 
   parameters(): Parameter[] {
@@ -105,14 +101,14 @@ class Qwen3MLP {
 }
 
 /**
- * Two streams of `[T, H]` flow through all layers and are updated in place: `residual`, to which each block adds, and
- * `hidden`, its normalised form that blocks read and replace. All other tensors are temporary and end with
- * their block's scope, so that a step needs the memory of one layer, not of all.
+ * One stream, `residual[T, H]`, flows through all layers; each block reads it through a norm and adds its result to it
+ * ("pre-norm"). All other tensors are temporary and end with their block's scope, so that a step needs the memory of one
+ * block, not of all.
  */
 class Qwen3DecoderLayer {
   private readonly selfAttn: Qwen3Attention;
   private readonly mlp: Qwen3MLP;
-  readonly inputLayernorm: RMSNorm;
+  private readonly inputLayernorm: RMSNorm;
   private readonly postAttentionLayernorm: RMSNorm;
 
   constructor(
@@ -137,11 +133,9 @@ class Qwen3DecoderLayer {
     return this.selfAttn.attn;
   }
 
-  /** `hidden` comes in normalised by this layer's inputLayernorm and leaves not yet added to `residual`. */
-  forward(positions: Tensor, hidden: Tensor, residual: Tensor, context: Context): void {
-    this.ops.scope(() => this.selfAttn.forward(positions, hidden, context));
-    this.postAttentionLayernorm.addForward(hidden, residual);
-    this.ops.scope(() => this.mlp.forward(hidden));
+  forward(positions: Tensor, residual: Tensor, context: Context): void {
+    this.ops.scope(() => this.selfAttn.forward(positions, residual, this.inputLayernorm, context));
+    this.ops.scope(() => this.mlp.forward(residual, this.postAttentionLayernorm));
   }
 
   parameters(): Parameter[] {
@@ -183,14 +177,8 @@ export class Qwen3ForCausalLM {
   /** Token ids and positions, int32 `[T]` → final hidden states `[T, H]`. */
   forward(inputIds: Tensor, positions: Tensor, context: Context): Tensor {
     const residual = this.embedTokens.forward(inputIds);
-    const hidden = this.layers[0].inputLayernorm.forward(residual);
-    this.layers.forEach((layer, i) => {
-      // The first layer has nothing to add yet: the embedding is the residual stream's beginning.
-      if (i > 0) layer.inputLayernorm.addForward(hidden, residual);
-      layer.forward(positions, hidden, residual, context);
-    });
-    this.norm.addForward(hidden, residual);
-    return hidden;
+    for (const layer of this.layers) layer.forward(positions, residual, context);
+    return this.norm.forward(residual);
   }
 
   /** `[B, H]` → logits `[B, V]`. */

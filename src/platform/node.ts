@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
 import { freemem } from 'node:os';
 import { resolve } from 'node:path';
-import { createNativeBackend } from '#nano/backends/native';
+import { createCpuBackend } from '#nano/backends/cpu';
+import { CudaBackend, createCudaBackend } from '#nano/backends/cuda';
 import { ReferenceBackend } from '#nano/backends/reference/index';
 import { BackendError, ModelError } from '#nano/errors';
 import { FolderFiles } from '#nano/platform/node-files';
@@ -26,20 +27,27 @@ export const platform: Platform = {
     return FolderFiles.open(folder);
   },
 
-  createBackend(name) {
-    if (name === 'cuda') {
-      throw new BackendError("Backend 'cuda' is not part of this version. Use 'auto', 'cpu' or 'reference'.");
-    }
+  createBackend(name, { batchInvariant } = {}) {
+    const { env } = process;
     if (name === 'reference') return new ReferenceBackend();
-    try {
-      return createNativeBackend({ isa: process.env.NANOVLLM_CPU_ISA, threads: process.env.NANOVLLM_NUM_THREADS });
-    } catch (error) {
-      if (name === 'auto' && !process.env.NANOVLLM_CPU_ISA && isMissingAddon(error)) return new ReferenceBackend();
-      throw error;
+    const cuda = () =>
+      createCudaBackend({ batchInvariant, prefill: env.NANOVLLM_CUDA_PREFILL, decode: env.NANOVLLM_CUDA_DECODE });
+    const cpu = () => createCpuBackend({ isa: env.NANOVLLM_CPU_ISA, threads: env.NANOVLLM_NUM_THREADS });
+    if (name === 'cuda') return cuda();
+    if (name === 'cpu') return cpu();
+    // Whoever chose an instruction set, or an attention kernel, means the backend that has it.
+    if (!env.NANOVLLM_CPU_ISA) {
+      const backend = unlessMissing(cuda);
+      if (backend) return backend;
     }
+    return (env.NANOVLLM_CPU_ISA ? cpu() : unlessMissing(cpu)) ?? new ReferenceBackend();
   },
 
-  kvCacheBudget(backend: Backend) {
+  kvCacheBudget(backend, gpuMemoryUtilization) {
+    if (backend instanceof CudaBackend) {
+      const { free, total } = backend.memoryInfo();
+      return Math.max(0, free - (1 - gpuMemoryUtilization) * total);
+    }
     return backend.name === 'reference' ? GIB / 2 : Math.min(4 * GIB, 0.4 * freemem());
   },
 
@@ -54,5 +62,14 @@ export const platform: Platform = {
   yieldToEventLoop: () => new Promise((done) => setImmediate(done)),
 };
 
-const isMissingAddon = (error: unknown): boolean => error instanceof BackendError && error.cause !== undefined;
+/** The backend, or undefined where it was not built or its device is not there. */
+function unlessMissing(create: () => Backend): Backend | undefined {
+  try {
+    return create();
+  } catch (error) {
+    if (error instanceof BackendError && error.cause !== undefined) return undefined;
+    throw error;
+  }
+}
+
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;

@@ -10,8 +10,8 @@ import type { Tensor } from '#nano/tensor/tensor';
  * linear layer, V vocabulary, Hq query heads, Hkv key/value heads, D head size, P positions,
  * NB cache blocks, BS tokens a block, MB blocks in the longest block table.
  *
- * Activations have the backend's activation dtype (float32 on `reference` and `cpu`); weights and
- * the KV cache have the model's dtype; all arithmetic accumulates in float32.
+ * Activations have the backend's activation dtype (float32 on `reference` and `cpu`, the model's own 16 bits on `cuda`); weights
+ * and the KV cache have the model's dtype; logits are float32; all arithmetic accumulates in float32.
  *
  * **A row's result never depends on the rows beside it** on `reference` and `cpu`: the order of its
  * additions is fixed by its own shape. That is what makes batched, chunked and preempted runs
@@ -21,8 +21,8 @@ export interface Kernels {
   /** `out[T, H]` = rows `ids[T]` (int32) of `weight[V, H]`. */
   embedding(out: Tensor, ids: Tensor, weight: Tensor): void;
 
-  /** `out[T, N] = x[T, K] · weight[N, K]ᵀ + bias[N]`: weights lie as in the checkpoint, one output a row. */
-  linear(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | null): void;
+  /** `out[T, N] = x[T, K] · weight[N, K]ᵀ`: weights lie as in the checkpoint, one output a row. See {@link LinearArgs}. */
+  linear(out: Tensor, x: Tensor, weight: Tensor, args: LinearArgs): void;
 
   /**
    * Root mean square normalisation over the last dimension (Zhang & Sennrich 2019, eq. 4):
@@ -30,9 +30,6 @@ export interface Kernels {
    * (strided); `out` may be `x` itself.
    */
   rmsNorm(out: Tensor, x: Tensor, weight: Tensor, eps: number): void;
-
-  /** The residual step fused with the norm that follows: `residual += x; x = rmsNorm(residual)`. Both `[T, H]`, in place. */
-  addRmsNorm(x: Tensor, residual: Tensor, weight: Tensor, eps: number): void;
 
   /** SwiGLU (Shazeer 2020): `out[T, I] = silu(x[:, :I]) · x[:, I:]` for `x[T, 2I]`; silu(z) = z / (1 + e⁻ᶻ). */
   siluAndMul(out: Tensor, x: Tensor): void;
@@ -59,8 +56,58 @@ export interface Kernels {
   /** `out[R, H]` = rows `rows[R]` (int32) of `x[T, H]`: keeps the last token of each sequence for the LM head. */
   gatherRows(out: Tensor, x: Tensor, rows: Tensor): void;
 
+  /**
+   * `out[B] = table[slots[B]]`, all int32; slot -1 gives 0. With {@link scatterTokens} it feeds each drawn token to the
+   * next step on the device: the host may launch that step before it knows the token.
+   */
+  gatherTokens(out: Tensor, table: Tensor, slots: Tensor): void;
+
+  /** `table[slots[B]] = values[B]`, all int32; slot -1 skips, and no other slot appears twice. */
+  scatterTokens(table: Tensor, values: Tensor, slots: Tensor): void;
+
+  /**
+   * Optional: {@link rmsNorm} of each query and key head, {@link rotaryEmbedding} and {@link storeKvCache} in one pass over the
+   * projection. `q` is updated in place; `k` and `v` are only needed in the cache and may be left as they were. Where a
+   * backend has none, the four are called one by one (`ops.ts`).
+   */
+  qkNormRopeStore?(q: Tensor, k: Tensor, v: Tensor, args: QkNormRopeStoreArgs): void;
+
   /** Draws one token id a row: `out[B]` int32 from `logits[B, V]`. See {@link SampleArgs}. */
   sample(out: Tensor, logits: Tensor, args: SampleArgs): void;
+}
+
+/** What a linear layer does beside its product. */
+export interface LinearArgs {
+  /** float32 `[N]`, added to each row. */
+  readonly bias: Tensor | null;
+  /** `out +=` instead of `out =`: how a block adds its result to the residual stream. */
+  readonly accumulate: boolean;
+  /** The product takes rmsNorm(x). Only where {@link Backend.fusesLinear} says so; elsewhere `x` has been normalised. */
+  readonly norm: Norm | null;
+  /** SwiGLU on the way out: out is `[T, N / 2]`, silu of the first half of the outputs times the second. Likewise. */
+  readonly siluAndMul: boolean;
+}
+
+/** A root mean square norm: float32 gains `[K]`, and what is added to the mean square. */
+export interface Norm {
+  readonly weight: Tensor;
+  readonly eps: number;
+}
+
+/** See {@link Kernels.qkNormRopeStore}. */
+export interface QkNormRopeStoreArgs {
+  /** float32 `[D]`: the norms' gains. */
+  readonly qWeight: Tensor;
+  readonly kWeight: Tensor;
+  readonly eps: number;
+  /** int32 `[T]`, float32 `[P, D]` */
+  readonly positions: Tensor;
+  readonly cosSin: Tensor;
+  /** `[NB, BS, Hkv, D]` */
+  readonly kCache: Tensor;
+  readonly vCache: Tensor;
+  /** int32 `[T]` */
+  readonly slotMapping: Tensor;
 }
 
 /** The attention implementations a user can choose between (`attnBackend`). */
@@ -136,7 +183,17 @@ export interface Backend extends Kernels {
   readonly name: 'reference' | 'cpu' | 'cuda';
   /** One line for people: device, threads, instruction set. */
   readonly description: string;
-  readonly activationDType: FloatDType;
+  /** Dtypes a model may have here, the preferred one first for checkpoints in another. */
+  readonly dtypes: readonly FloatDType[];
+  /** What activations of a model of this dtype are kept in. */
+  activationDType(dtype: FloatDType): FloatDType;
+  /**
+   * Whether kernels only start when they are called, and go on while JavaScript does: worth launching a step before the
+   * results of the one before are known. All that is launched runs in the order of the calls, transfers included.
+   */
+  readonly isAsync: boolean;
+  /** Whether `linear` does `norm` and `siluAndMul` for this many rows: where a kernel less is worth more than some work twice. */
+  fusesLinear?(rows: number): boolean;
   /** Address space for activations, handed out by the arena; `bytes` as {@link bytesOf} counts them. */
   reserveArena(bytes: number): ArenaMemory;
   /** Bytes a tensor of this many elements takes on this backend. */
@@ -150,14 +207,29 @@ export interface Backend extends Kernels {
    * elements `firstRow …` of a vector, converting to the tensor's dtype.
    */
   loadRows(weight: Tensor, firstRow: number, bytes: Uint8Array, dtype: FloatDType): void;
-  /** Copies host values into a contiguous tensor of the same number of elements. */
+  /**
+   * Copies host values into a contiguous tensor of the same number of elements. The values are taken before it returns (the
+   * array may be used again at once), and arrive behind all that was launched before.
+   */
   write(tensor: Tensor, values: Float32Array | Int32Array): void;
-  /** Copies a contiguous float32 or int32 tensor to the host. */
+  /** Copies a contiguous float32 or int32 tensor to the host: what it holds now, whatever is launched afterwards. */
   read(tensor: Tensor): Promise<Float32Array | Int32Array>;
+  /**
+   * Where the device has them: captures the kernels `run` calls in a graph, which launches them all at once. `run` obeys
+   * the rules of a recording (`recording.ts`), and may be called more than once.
+   */
+  captureGraph?(run: () => void): DeviceGraph;
   /** Bytes owned now: weights, KV cache, arena. */
   readonly allocatedBytes: number;
   /** Frees everything. Calling it twice is harmless. */
   close(): void;
+}
+
+/** Captured kernels with their arguments, tensor addresses among them. */
+export interface DeviceGraph {
+  launch(): void;
+  /** Calling it twice is harmless. */
+  free(): void;
 }
 
 export interface ArenaMemory {

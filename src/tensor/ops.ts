@@ -1,7 +1,15 @@
 import { InvalidTensorError } from '#nano/errors';
 import { Arena } from '#nano/tensor/arena';
 import { match } from '#nano/tensor/check';
-import type { AttnBackend, Backend, SampleArgs } from '#nano/tensor/kernels';
+import type { FloatDType } from '#nano/tensor/dtype';
+import {
+  ATTN_BACKENDS,
+  type AttnBackend,
+  type Backend,
+  type Norm,
+  type QkNormRopeStoreArgs,
+  type SampleArgs,
+} from '#nano/tensor/kernels';
 import { type KernelCall, Recording } from '#nano/tensor/recording';
 import type { Tensor } from '#nano/tensor/tensor';
 
@@ -28,6 +36,18 @@ export interface KvCacheInput {
   attnBackend: AttnBackend;
 }
 
+/** What layers pass to {@link Ops.linear}. */
+export interface LinearOptions {
+  /** float32 `[N]` */
+  bias?: Tensor | null;
+  /** `[T, N]`: the product is added to it. */
+  addTo?: Tensor;
+  norm?: Norm | null;
+  siluAndMul?: boolean;
+  /** Where the product goes; it must not be `x`. */
+  out?: Tensor;
+}
+
 /**
  * The op list as layers see it: an operation checks its arguments, takes its result from the arena
  * and calls the backend's kernel. Shapes and meanings are documented at {@link Backend}'s kernels.
@@ -37,10 +57,19 @@ export class Ops {
   /** `measure`: only allocate. `record`: collect the kernel calls instead of making them. */
   private mode: 'run' | 'measure' | 'record' = 'run';
   private calls: KernelCall[] = [];
-  /** Attention calls by implementation: proof of which one really ran. */
-  readonly attnCalls: Record<AttnBackend, number> = { flash: 0, 'sdpa.math': 0 };
+  private recordedAttnCalls = noAttnCalls();
+  /** Attention calls by implementation: proof of which one really ran. Replayed ones count too. */
+  readonly attnCalls = noAttnCalls();
 
-  constructor(readonly backend: Backend) {
+  /** What activations are kept in. */
+  readonly activationDType: FloatDType;
+
+  /** `dtype` is the model's. */
+  constructor(
+    readonly backend: Backend,
+    dtype: FloatDType,
+  ) {
+    this.activationDType = backend.activationDType(dtype);
     this.arena = this.measuringArena();
   }
 
@@ -64,15 +93,21 @@ export class Ops {
   /**
    * Captures a step: `step` runs with allocation and checks, and its kernel calls are kept. Replaying makes the same
    * calls on the same addresses, without the work of checking and allocating; new values come in through tensors that
-   * lie outside the arena.
+   * lie outside the arena. Where the device has graphs, the calls become one.
    */
   record<T>(step: () => T): Recording<T> {
     this.calls = [];
-    const { calls } = this;
-    return this.arena.capture((storages) => {
+    this.recordedAttnCalls = noAttnCalls();
+    const { calls, recordedAttnCalls, backend } = this;
+    const countCalls = () => {
+      for (const name of ATTN_BACKENDS) this.attnCalls[name] += recordedAttnCalls[name];
+    };
+    const recording = this.arena.capture((storages) => {
       const result = this.inMode('record', step);
-      return new Recording(calls, storages, result);
+      return new Recording(calls, storages, result, countCalls);
     });
+    recording.captureOn(backend);
+    return recording;
   }
 
   private inMode<T>(mode: 'measure' | 'record', body: () => T): T {
@@ -94,18 +129,22 @@ export class Ops {
   }
 
   /** An uninitialised activation `[…]`, alive until the enclosing scope ends. */
-  empty(shape: readonly number[], dtype: Tensor['dtype'] = this.backend.activationDType): Tensor {
+  empty(shape: readonly number[], dtype: Tensor['dtype'] = this.activationDType): Tensor {
     return this.arena.alloc(shape, dtype);
   }
 
-  /** Host numbers as a tensor of this step. */
-  fromHost(values: Float32Array | Int32Array, shape: readonly number[] = [values.length]): Tensor {
+  /** Host numbers as a tensor of this step: int32, or float32 unless another dtype is asked for. */
+  fromHost(
+    values: Float32Array | Int32Array,
+    shape: readonly number[] = [values.length],
+    dtype: FloatDType = 'float32',
+  ): Tensor {
     if (this.mode === 'record') {
       throw new InvalidTensorError(
         'Host values cannot enter a recorded step: they would be the same at every replay. Write them to an input tensor.',
       );
     }
-    const tensor = this.empty(shape, values instanceof Int32Array ? 'int32' : 'float32');
+    const tensor = this.empty(shape, values instanceof Int32Array ? 'int32' : dtype);
     if (this.mode === 'run') this.backend.write(tensor, values);
     return tensor;
   }
@@ -117,17 +156,37 @@ export class Ops {
     return out;
   }
 
-  /** Writes into `out` when it is given (it must not be `x`). */
-  linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, out?: Tensor): Tensor {
-    const { T, N } = match('linear', {
+  /**
+   * `x[T, K]` → `[T, N]`, into a new tensor or added to `addTo`. `norm` is applied to x before, `siluAndMul` to the product
+   * after (then the result is `[T, N / 2]`): by the same kernel where the backend does that, else by kernels of their own.
+   */
+  linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
+    const { bias = null, addTo, norm = null, siluAndMul = false, out } = options;
+    if ((norm || siluAndMul) && !this.backend.fusesLinear?.(x.shape[0])) {
+      if (!siluAndMul) return this.linearOfNorm(x, weight, options);
+      const result = out ?? this.empty([x.shape[0], weight.shape[0] / 2]);
+      this.scope(() => this.siluAndMul(this.linear(x, weight, { bias, norm }), result));
+      return result;
+    }
+    const outputs = siluAndMul ? weight.shape[0] / 2 : weight.shape[0];
+    const y = addTo ?? out ?? this.empty([x.shape[0], outputs]);
+    match('linear', {
       x: [x, ['T', 'K']],
       weight: [weight, ['N', 'K']],
-      ...(bias && { bias: [bias, ['N']] }),
-      ...(out && { out: [out, ['T', 'N']] }),
+      out: [y, ['T', siluAndMul ? outputs : 'N']],
+      ...(bias && { bias: [bias, ['N'], 'float32'] }),
+      ...(norm && { 'the norm': [norm.weight, ['K'], 'float32'] }),
     });
-    const y = out ?? this.empty([T, N]);
-    this.run((k) => k.linear(y, x, weight, bias));
+    const args = { bias, accumulate: addTo !== undefined, norm, siluAndMul };
+    this.run((k) => k.linear(y, x, weight, args));
     return y;
+  }
+
+  private linearOfNorm(x: Tensor, weight: Tensor, { norm, ...options }: LinearOptions): Tensor {
+    const result = options.addTo ?? options.out ?? this.empty([x.shape[0], weight.shape[0]]);
+    const target = options.addTo ? options : { ...options, out: result };
+    this.scope(() => this.linear(norm ? this.rmsNorm(x, norm.weight, norm.eps) : x, weight, target));
+    return result;
   }
 
   rmsNorm(x: Tensor, weight: Tensor, eps: number, out?: Tensor): Tensor {
@@ -138,19 +197,15 @@ export class Ops {
     return y;
   }
 
-  /** In place on both: `residual += x`, then `x = rmsNorm(residual)`. */
-  addRmsNorm(x: Tensor, residual: Tensor, weight: Tensor, eps: number): void {
-    match('addRmsNorm', { x: [x, ['T', 'H']], residual: [residual, ['T', 'H']], weight: [weight, ['H']] });
-    this.run((k) => k.addRmsNorm(x, residual, weight, eps));
-  }
-
-  siluAndMul(x: Tensor): Tensor {
+  /** `[T, 2I]` → `[T, I]`, into `out` when it is given. */
+  siluAndMul(x: Tensor, out?: Tensor): Tensor {
     const { T, I2 } = match('siluAndMul', { x: [x, ['T', 'I2']] });
     if (I2 % 2 !== 0)
       throw new InvalidTensorError(`siluAndMul: the columns are gate and up halves, got ${I2} of them.`);
-    const out = this.empty([T, I2 / 2]);
-    this.run((k) => k.siluAndMul(out, x));
-    return out;
+    const y = out ?? this.empty([T, I2 / 2]);
+    match('siluAndMul', { out: [y, [T, I2 / 2]] });
+    this.run((k) => k.siluAndMul(y, x));
+    return y;
   }
 
   /** In place on `q` and `k`. */
@@ -176,6 +231,34 @@ export class Ops {
     this.run((kernels) => kernels.storeKvCache(k, v, kCache, vCache, slotMapping));
   }
 
+  /**
+   * What lies between the projection and attention: head norms, rotary positions, and the store of keys and values. `q` is
+   * updated in place; `k` and `v` are in the cache afterwards, and hold nothing of use. One kernel where the backend has it.
+   */
+  qkNormRopeStore(q: Tensor, k: Tensor, v: Tensor, args: QkNormRopeStoreArgs): void {
+    const { qWeight, kWeight, eps, positions, cosSin, kCache, vCache, slotMapping } = args;
+    if (!this.backend.qkNormRopeStore) {
+      this.rmsNorm(q, qWeight, eps, q);
+      this.rmsNorm(k, kWeight, eps, k);
+      this.rotaryEmbedding(q, k, positions, cosSin);
+      this.storeKvCache(k, v, kCache, vCache, slotMapping);
+      return;
+    }
+    match('qkNormRopeStore', {
+      q: [q, ['T', 'Hq', 'D']],
+      k: [k, ['T', 'Hkv', 'D']],
+      v: [v, ['T', 'Hkv', 'D']],
+      qWeight: [qWeight, ['D'], 'float32'],
+      kWeight: [kWeight, ['D'], 'float32'],
+      positions: [positions, ['T'], 'int32'],
+      cosSin: [cosSin, ['P', 'D'], 'float32'],
+      kCache: [kCache, ['NB', 'BS', 'Hkv', 'D']],
+      vCache: [vCache, ['NB', 'BS', 'Hkv', 'D']],
+      slotMapping: [slotMapping, ['T'], 'int32'],
+    });
+    this.run((kernels) => kernels.qkNormRopeStore?.(q, k, v, args));
+  }
+
   attnVarlen(q: Tensor, k: Tensor, v: Tensor, input: VarlenInput): Tensor {
     const { blockTables = null, causal = true, ...args } = input;
     const kv = blockTables ? ['NB', 'BS', 'Hkv', 'D'] : ['S', 'Hkv', 'D'];
@@ -189,10 +272,7 @@ export class Ops {
     });
     const out = this.empty(q.shape);
     this.attend(sizes, 1, args.maxSeqlenQ, args.maxSeqlenK, args.attnBackend, (workspace) =>
-      this.run((kernels) => {
-        this.attnCalls[args.attnBackend]++;
-        kernels.attnVarlen(out, q, k, v, { ...args, causal, blockTables, workspace });
-      }),
+      this.run((kernels) => kernels.attnVarlen(out, q, k, v, { ...args, causal, blockTables, workspace })),
     );
     return out;
   }
@@ -207,10 +287,7 @@ export class Ops {
     });
     const out = this.empty(q.shape);
     this.attend(sizes, sizes.B, 1, args.maxContextLen, args.attnBackend, (workspace) =>
-      this.run((kernels) => {
-        this.attnCalls[args.attnBackend]++;
-        kernels.attnWithKvCache(out, q, kCache, vCache, { ...args, workspace });
-      }),
+      this.run((kernels) => kernels.attnWithKvCache(out, q, kCache, vCache, { ...args, workspace })),
     );
     return out;
   }
@@ -220,6 +297,23 @@ export class Ops {
     const out = this.empty([R, H]);
     this.run((k) => k.gatherRows(out, x, rows));
     return out;
+  }
+
+  gatherTokens(table: Tensor, slots: Tensor): Tensor {
+    const { B } = match('gatherTokens', { table: [table, ['S'], 'int32'], slots: [slots, ['B'], 'int32'] });
+    const out = this.empty([B], 'int32');
+    this.run((k) => k.gatherTokens(out, table, slots));
+    return out;
+  }
+
+  /** In place on `table`. */
+  scatterTokens(table: Tensor, values: Tensor, slots: Tensor): void {
+    match('scatterTokens', {
+      table: [table, ['S'], 'int32'],
+      values: [values, ['B'], 'int32'],
+      slots: [slots, ['B'], 'int32'],
+    });
+    this.run((k) => k.scatterTokens(table, values, slots));
   }
 
   sample(logits: Tensor, args: SampleArgs): Tensor {
@@ -260,6 +354,8 @@ export class Ops {
             };
       body(workspace);
     });
+    if (this.mode === 'run') this.attnCalls[attnBackend]++;
+    else if (this.mode === 'record') this.recordedAttnCalls[attnBackend]++;
   }
 
   private run(call: KernelCall): void {
@@ -267,3 +363,5 @@ export class Ops {
     else if (this.mode === 'record') this.calls.push(call);
   }
 }
+
+const noAttnCalls = (): Record<AttnBackend, number> => ({ flash: 0, 'sdpa.math': 0 });

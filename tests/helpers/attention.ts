@@ -56,15 +56,17 @@ export async function attentionError(
   const totalK = c.lengths.reduce((sum, l) => sum + l.keys, 0);
   const normal = (n: number, round: FloatDType) => Float32Array.from({ length: n }, () => roundTo(round, random()));
   const direction = normal(c.dim, 'float32');
-  const q = normal(totalQ * c.heads * c.dim, 'float32');
+  // Queries are activations: rounded where those have 16 bits.
+  const qDType = backend.activationDType(c.dtype);
+  const q = normal(totalQ * c.heads * c.dim, qDType);
   const k = normal(totalK * c.kvHeads * c.dim, c.dtype);
   const v = normal(totalK * c.kvHeads * c.dim, c.dtype);
-  if (c.needle) plantNeedles(c, q, k, v, direction);
+  if (c.needle) plantNeedles(c, q, k, v, direction, qDType);
 
-  const ops = new Ops(backend);
+  const ops = new Ops(backend, c.dtype);
   const caches = fillCache(backend, c, k, v);
   const run = (): Tensor => {
-    const qTensor = ops.fromHost(q, [totalQ, c.heads, c.dim]);
+    const qTensor = ops.fromHost(q, [totalQ, c.heads, c.dim], qDType);
     const { softmaxScale, attnBackend } = { softmaxScale: 1 / Math.sqrt(c.dim), attnBackend: c.attnBackend };
     const cu = (values: number[]) => ops.fromHost(cumulativeLengths(values));
     const tables = ops.fromHost(caches.tables, [c.lengths.length, caches.width]);
@@ -103,10 +105,14 @@ function plantNeedles(
   k: Float32Array,
   v: Float32Array,
   direction: Float32Array,
+  qDType: FloatDType,
 ): void {
   const norm = Math.sqrt(direction.reduce((sum, x) => sum + x * x, 0));
   for (let row = 0; row < q.length / c.dim; row++) {
-    for (let i = 0; i < c.dim; i++) q[row * c.dim + i] += (3 * Math.sqrt(c.dim) * direction[i]) / norm;
+    for (let i = 0; i < c.dim; i++) {
+      const x = q[row * c.dim + i] + (3 * Math.sqrt(c.dim) * direction[i]) / norm;
+      q[row * c.dim + i] = roundTo(qDType, x);
+    }
   }
   let firstKey = 0;
   for (const { keys } of c.lengths) {

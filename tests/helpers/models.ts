@@ -69,7 +69,7 @@ export async function loadBareModel(
 ) {
   const files = await FolderFiles.open(folder);
   const config = parseModelConfig(readFileSync(`${folder}/config.json`, 'utf8'), 'config.json');
-  const ops = new Ops(backend);
+  const ops = new Ops(backend, dtype);
   const model = buildModel(ops, config, { dtype, attnBackend, maxModelLen: 256 });
   const checkpoint = await openCheckpoint(files);
   await loadWeights(model, checkpoint, backend);

@@ -3,6 +3,7 @@ import { LLMEngine } from '#nano/engine/llm-engine';
 import { ModelRunner } from '#nano/engine/model-runner';
 import { parseModelConfig } from '#nano/models/model-config';
 import { buildModel, type CausalLM } from '#nano/models/registry';
+import type { FloatDType } from '#nano/tensor/dtype';
 import type { Backend } from '#nano/tensor/kernels';
 import { Ops } from '#nano/tensor/ops';
 import type { TokenHash } from '#nano/utils/hash';
@@ -22,31 +23,47 @@ export const TINY_CONFIG = {
   dtype: 'float32',
 };
 
+export interface TinyEngineOptions extends ConfigOptions {
+  numKvCacheBlocks: number;
+  maxModelLen: number;
+  runAhead?: boolean;
+  padDecodeBatches?: boolean;
+}
+
 /** Two layers of random weights: enough that a wrong key, position or slot changes the greedy tokens. */
 export class TinyModel {
   private readonly ops: Ops;
   private readonly model: CausalLM;
+  private readonly dtype: FloatDType;
 
   constructor(readonly backend: Backend) {
-    this.ops = new Ops(backend);
-    const config = parseModelConfig(JSON.stringify(TINY_CONFIG), 'tiny');
-    this.model = buildModel(this.ops, config, { dtype: 'float32', attnBackend: 'flash', maxModelLen: 512 });
+    // A GPU computes in 16 bits, and its attention kernels are made for heads of 64 and more.
+    const onGpu = backend.name === 'cuda';
+    this.dtype = onGpu ? 'bfloat16' : 'float32';
+    const json = JSON.stringify({ ...TINY_CONFIG, ...(onGpu && { head_dim: 64 }) });
+    const config = parseModelConfig(json, 'tiny');
+    this.ops = new Ops(backend, this.dtype);
+    this.model = buildModel(this.ops, config, { dtype: this.dtype, attnBackend: 'flash', maxModelLen: 512 });
     loadDummyWeights(this.model, backend, 3);
   }
 
   /** A fresh engine with its own KV cache over the shared weights. Engines of one model must not be mixed in time. */
-  engine(options: ConfigOptions & { numKvCacheBlocks: number; maxModelLen: number }, hash?: TokenHash): LLMEngine {
+  engine(
+    { runAhead = this.backend.isAsync, padDecodeBatches, ...options }: TinyEngineOptions,
+    hash?: TokenHash,
+  ): LLMEngine {
     const config = new Config(options);
     const { numKvCacheBlocks, maxModelLen } = options;
     const runner = new ModelRunner(this.ops, this.model, {
       config,
       maxModelLen,
-      numKvCacheBlocks,
-      kvCacheDType: 'float32',
+      kvCacheDType: this.dtype,
+      padDecodeBatches,
     });
+    runner.allocateKvCache(numKvCacheBlocks);
     const { maxNumSeqs, maxNumBatchedTokens, kvCacheBlockSize, enablePrefixCaching } = config;
     const limits = { maxModelLen, maxNumSeqs, maxNumBatchedTokens, kvCacheBlockSize, numKvCacheBlocks };
     const vocabSize = TINY_CONFIG.vocab_size;
-    return new LLMEngine(runner, { ...limits, enablePrefixCaching, vocabSize, eosTokenIds: [0], hash });
+    return new LLMEngine(runner, { ...limits, enablePrefixCaching, vocabSize, eosTokenIds: [0], runAhead, hash });
   }
 }

@@ -54,18 +54,6 @@ void rmsNorm(Context& ctx, const TensorView& out, const TensorView& x, const flo
   });
 }
 
-void addRmsNorm(Context& ctx, const TensorView& x, const TensorView& residual, const float* weight,
-                float eps) {
-  const int64_t n = x.size[1];
-  forEachRow(ctx, x.size[0], n, [&](int64_t t) {
-    float* const xRow = x.f32() + t * x.stride[0];
-    float* const sumRow = residual.f32() + t * residual.stride[0];
-    forEachVec(n,
-               [&](int64_t i, auto c) { storeN(sumRow + i, loadN(sumRow + i, c) + loadN(xRow + i, c), c); });
-    normalize(xRow, sumRow, weight, n, eps);
-  });
-}
-
 void siluAndMul(Context& ctx, const TensorView& out, const TensorView& x) {
   const int64_t n = out.size[1];
   forEachRow(ctx, out.size[0], n, [&](int64_t t) {

@@ -22,7 +22,7 @@ constexpr int kPanelsOneRow = W == 16 ? 8 : W == 8 ? 4 : 2;
 template <class T>
 struct PanelLinear {
   const TensorView &out, &x, &weight;
-  const float* bias;
+  const LinearEpilogue& epilogue;
   PackedShape shape{weight};
 
   template <int R, int P>
@@ -30,7 +30,7 @@ struct PanelLinear {
     const int64_t n = panel * PackedShape::kPanel;
     panelBlock<T, R, P>(out.f32() + row * out.stride[0] + n, out.stride[0], x.f32() + row * x.stride[0],
                         x.stride[0], weight.as<T>() + panel * shape.panelElements(), shape.panelElements(),
-                        shape.k, bias ? bias + n : nullptr, shape.n - n);
+                        shape.k, epilogue.from(n), shape.n - n);
   }
 
   /// The last rows: fewer than kRows of them.
@@ -91,24 +91,24 @@ void forEachPanelRange(Context& ctx, const PackedShape& shape, int64_t rows, int
 }  // namespace
 
 void linear(Context& ctx, const TensorView& out, const TensorView& x, const TensorView& weight,
-            const float* bias) {
+            const LinearEpilogue& epilogue) {
   if (x.size[0] == 0) return;
   const PackedShape shape(weight);
 #if defined(__AMX_BF16__)
   if (weight.dtype == DType::kBFloat16) {
-    const AmxLinear amx(ctx, out, x, weight, bias);
+    const AmxLinear amx(ctx, out, x, weight, epilogue);
     forEachPanelRange(ctx, shape, x.size[0], 2, amx);
     return;
   }
 #elif defined(__AVX512BF16__)
   if (weight.dtype == DType::kBFloat16) {
-    const DotLinear dot(ctx, out, x, weight, bias);
+    const DotLinear dot(ctx, out, x, weight, epilogue);
     forEachPanelRange(ctx, shape, x.size[0], x.size[0] == 1 ? 8 : 4, dot);
     return;
   }
 #endif
   withFloatType(weight.dtype, [&](auto* type) {
-    const PanelLinear<std::remove_pointer_t<decltype(type)>> panels{out, x, weight, bias};
+    const PanelLinear<std::remove_pointer_t<decltype(type)>> panels{out, x, weight, epilogue};
     forEachPanelRange(ctx, shape, x.size[0], x.size[0] == 1 ? kPanelsOneRow : kPanels, panels);
   });
 }

@@ -10,6 +10,7 @@
 #if defined(__AMX_BF16__)
 
 #include "cpu/kernels/amx.h"
+#include "cpu/kernels/linear_finish.h"
 #include "cpu/kernels/rows.h"
 #include "cpu/pack.h"
 
@@ -19,8 +20,8 @@ namespace NANO_ISA {
 class AmxLinear {
  public:
   AmxLinear(Context& ctx, const TensorView& out, const TensorView& x, const TensorView& weight,
-            const float* bias)
-      : out_(out), weight_(weight.data), bias_(bias), shape_(weight), rows_(x.size[0]) {
+            const LinearEpilogue& epilogue)
+      : out_(out), weight_(weight.data), epilogue_(epilogue), shape_(weight), rows_(x.size[0]) {
     kTiles_ = shape_.paddedK() / 32;
     mTiles_ = (rows_ + 15) / 16;
     packed_ = ctx.scratch.reserve(mTiles_ * kTiles_ * kTileBytes);
@@ -128,18 +129,15 @@ class AmxLinear {
   void store16(const float* sums, int64_t row, int64_t column) const {
     const int64_t rows = rows_ - row < 16 ? rows_ - row : 16;
     const int64_t columns = shape_.n - column < 16 ? shape_.n - column : 16;
-    const Vec bias = bias_ ? loadN(bias_ + column, columns) : Vec{};
     float* const to = out_.f32() + row * out_.stride[0] + column;
-    for (int64_t r = 0; r < rows; r++) {
-      const Vec v = load(sums + r * 16);
-      storeN(to + r * out_.stride[0], bias_ ? v + bias : v, columns);
-    }
+    for (int64_t r = 0; r < rows; r++)
+      finish(to + r * out_.stride[0], load(sums + r * 16), epilogue_.from(column), columns);
   }
 
   const TensorView& out_;
   const char* weight_;
   char* packed_;
-  const float* bias_;
+  const LinearEpilogue epilogue_;
   PackedShape shape_;
   int64_t rows_, kTiles_, mTiles_;
 };

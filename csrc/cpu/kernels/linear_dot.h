@@ -5,6 +5,7 @@
 
 #if defined(__AVX512BF16__)
 
+#include "cpu/kernels/linear_finish.h"
 #include "cpu/kernels/rows.h"
 #include "cpu/pack.h"
 
@@ -14,8 +15,8 @@ namespace NANO_ISA {
 class DotLinear {
  public:
   DotLinear(Context& ctx, const TensorView& out, const TensorView& x, const TensorView& weight,
-            const float* bias)
-      : out_(out), weight_(weight.as<char>()), bias_(bias), shape_(weight), rows_(x.size[0]) {
+            const LinearEpilogue& epilogue)
+      : out_(out), weight_(weight.as<char>()), epilogue_(epilogue), shape_(weight), rows_(x.size[0]) {
     pairs_ = shape_.paddedK() / 2;
     x_ = reinterpret_cast<uint32_t*>(ctx.scratch.reserve(rows_ * pairs_ * sizeof(uint32_t)));
     forEachRow(ctx, rows_, shape_.k, [&](int64_t r) {
@@ -62,17 +63,14 @@ class DotLinear {
     }
     for (int p = 0; p < P; p++) {
       const int64_t column = (panel + p) * 16, n = shape_.n - column < 16 ? shape_.n - column : 16;
-      for (int r = 0; r < R; r++) {
-        const Vec sum = as<Vec>(sums[r][p]);
-        storeN(out_.f32() + (row + r) * out_.stride[0] + column, bias_ ? sum + loadN(bias_ + column, n) : sum,
-               n);
-      }
+      for (int r = 0; r < R; r++)
+        finish(out_.f32() + (row + r) * out_.stride[0] + column, as<Vec>(sums[r][p]), epilogue_.from(column), n);
     }
   }
 
   const TensorView& out_;
   const char* weight_;
-  const float* bias_;
+  const LinearEpilogue epilogue_;
   PackedShape shape_;
   int64_t rows_, pairs_;
   uint32_t* x_;  // [rows][pairs]: two bfloat16 of neighbouring k

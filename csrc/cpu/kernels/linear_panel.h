@@ -6,7 +6,7 @@
 // blocking is free to differ between one row and five hundred.
 #pragma once
 
-#include "cpu/kernels/simd.h"
+#include "cpu/kernels/linear_finish.h"
 #include "cpu/pack.h"
 
 namespace nanovllm {
@@ -41,7 +41,7 @@ inline constexpr int kVecStride<BFloat16> = 2 * W;
 /// `columns` is how many outputs of the P panels exist.
 template <class T, int R, int P>
 void panelBlock(float* out, int64_t outStride, const float* x, int64_t xStride, const T* weight,
-                int64_t panelElements, int64_t k, const float* bias, int64_t columns) {
+                int64_t panelElements, int64_t k, const LinearEpilogue& epilogue, int64_t columns) {
   constexpr int V = P * kVecs;
   Vec sums[R][V] = {};
   const auto step = [&](int64_t i, bool hasOdd) {
@@ -66,8 +66,7 @@ void panelBlock(float* out, int64_t outStride, const float* x, int64_t xStride, 
   for (int v = 0; v < V; v++) {
     const int64_t n = columns - v * W < W ? columns - v * W : W;
     if (n <= 0) break;
-    const Vec b = bias ? loadN(bias + v * W, n) : Vec{};
-    for (int r = 0; r < R; r++) storeN(out + r * outStride + v * W, bias ? sums[r][v] + b : sums[r][v], n);
+    for (int r = 0; r < R; r++) finish(out + r * outStride + v * W, sums[r][v], epilogue.from(v * W), n);
   }
 }
 

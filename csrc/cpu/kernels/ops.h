@@ -8,9 +8,8 @@ namespace NANO_ISA {
 
 void embedding(Context&, const TensorView& out, const TensorView& ids, const TensorView& weight);
 void linear(Context&, const TensorView& out, const TensorView& x, const TensorView& weight,
-            const float* bias);
+            const LinearEpilogue& epilogue);
 void rmsNorm(Context&, const TensorView& out, const TensorView& x, const float* weight, float eps);
-void addRmsNorm(Context&, const TensorView& x, const TensorView& residual, const float* weight, float eps);
 void siluAndMul(Context&, const TensorView& out, const TensorView& x);
 void rotaryEmbedding(Context&, const TensorView& q, const TensorView& k, const int32_t* positions,
                      const TensorView& cosSin);

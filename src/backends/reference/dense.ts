@@ -1,4 +1,5 @@
 import { InvalidTensorError } from '#nano/errors';
+import type { LinearArgs } from '#nano/tensor/kernels';
 import type { Tensor } from '#nano/tensor/tensor';
 
 /** A tensor's storage as a typed array; element (i, j) of a matrix is at `offset + i·strides[0] + j`. */
@@ -43,6 +44,23 @@ export function gatherRows(out: Tensor, x: Tensor, rows: Tensor): void {
   });
 }
 
+export function gatherTokens(out: Tensor, table: Tensor, slots: Tensor): void {
+  const [tokens, known] = [ints(out), ints(table)];
+  ints(slots).forEach((slot, b) => {
+    if (slot !== -1) checkIndex('Token slot', slot, known.length);
+    tokens[b] = slot === -1 ? 0 : known[slot];
+  });
+}
+
+export function scatterTokens(table: Tensor, values: Tensor, slots: Tensor): void {
+  const [known, tokens] = [ints(table), ints(values)];
+  ints(slots).forEach((slot, b) => {
+    if (slot === -1) return;
+    checkIndex('Token slot', slot, known.length);
+    known[slot] = tokens[b];
+  });
+}
+
 /** Sum of products, in four interleaved partial sums: the same order for every row, and faster than one chain. */
 export function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, length: number): number {
   let [s0, s1, s2, s3] = [0, 0, 0, 0];
@@ -57,7 +75,7 @@ export function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: nu
   return s0 + s1 + (s2 + s3);
 }
 
-export function linear(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | null): void {
+export function linear(out: Tensor, x: Tensor, weight: Tensor, { bias, accumulate }: LinearArgs): void {
   const [tokens, inputs] = x.shape;
   const outputs = weight.shape[0];
   const [xs, ws, ys] = [floats(x), floats(weight), floats(out)];
@@ -67,7 +85,8 @@ export function linear(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | nu
     const wStart = weight.offset + n * weight.strides[0];
     for (let t = 0; t < tokens; t++) {
       const y = dot(xs, x.offset + t * x.strides[0], ws, wStart, inputs);
-      ys[out.offset + t * out.strides[0] + n] = bs ? y + bs[n] : y;
+      const at = out.offset + t * out.strides[0] + n;
+      ys[at] = (accumulate ? ys[at] : 0) + (bs ? y + bs[n] : y);
     }
   }
 }
@@ -101,15 +120,6 @@ export function rmsNorm(out: Tensor, x: Tensor, weight: Tensor, eps: number): vo
 
 function vector(tensor: Tensor): Float32Array {
   return floats(tensor).subarray(tensor.offset, tensor.offset + tensor.numel);
-}
-
-export function addRmsNorm(x: Tensor, residual: Tensor, weight: Tensor, eps: number): void {
-  const gain = vector(weight);
-  for (let t = 0; t < x.shape[0]; t++) {
-    const [xs, rs] = [row(x, t), row(residual, t)];
-    for (let i = 0; i < rs.length; i++) rs[i] += xs[i];
-    normalizeRow(xs, 0, rs, 0, gain, eps);
-  }
 }
 
 export function siluAndMul(out: Tensor, x: Tensor): void {

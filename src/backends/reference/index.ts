@@ -17,19 +17,25 @@ import { type Storage, Tensor } from '#nano/tensor/tensor';
 export class ReferenceBackend implements Backend {
   readonly name = 'reference';
   readonly description = 'reference: plain TypeScript, one thread';
-  readonly activationDType = 'float32';
+  readonly dtypes = ['float32', 'bfloat16', 'float16'] as const;
+  readonly isAsync = false;
   private readonly owned = new Set<Storage>();
   private bytes = 0;
 
   readonly embedding = dense.embedding;
   readonly linear = dense.linear;
   readonly rmsNorm = dense.rmsNorm;
-  readonly addRmsNorm = dense.addRmsNorm;
   readonly siluAndMul = dense.siluAndMul;
   readonly rotaryEmbedding = dense.rotaryEmbedding;
   readonly gatherRows = dense.gatherRows;
+  readonly gatherTokens = dense.gatherTokens;
+  readonly scatterTokens = dense.scatterTokens;
   readonly storeKvCache = attention.storeKvCache;
   readonly sample = sample;
+
+  activationDType(): FloatDType {
+    return 'float32';
+  }
 
   attnVarlen(out: Tensor, q: Tensor, k: Tensor, v: Tensor, args: AttnVarlenArgs): void {
     attention.attnVarlen(out, q, k, v, args);

@@ -1,0 +1,357 @@
+// Entry point of the cuda addon, a file of its own so that the cpu backend loads where there is no CUDA. Tensors arrive as
+// descriptors; see js_args.h. Node destroys a device, and with it all its memory, when it is collected or its environment ends.
+#include <napi.h>
+
+#include <cstring>
+#include <map>
+
+#include "cuda/device.h"
+#include "js_args.h"
+
+namespace nanovllm::cuda {
+namespace {
+
+using Info = Napi::CallbackInfo;
+
+/// Waits for a result on a thread of Node's pool, so that the event loop goes on meanwhile.
+class ReadWorker : public Napi::AsyncWorker {
+ public:
+  ReadWorker(Napi::Env env, std::shared_ptr<CudaDevice> device, PendingRead read, Napi::TypedArray target)
+      : AsyncWorker(env),
+        promise_(Napi::Promise::Deferred::New(env)),
+        device_(std::move(device)),
+        read_(std::move(read)),
+        target_(Napi::Persistent(target)) {}
+
+  Napi::Promise promise() const { return promise_.Promise(); }
+
+ private:
+  void Execute() override {
+    try {
+      cudaSetDevice(device_->ordinal());
+      read_.arrived->wait();
+    } catch (const std::exception& error) {
+      SetError(error.what());
+    }
+  }
+
+  void OnOK() override {
+    const Napi::TypedArray target = target_.Value();
+    memcpy(static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(), read_.buffer->data(), read_.bytes);
+    device_->endRead(std::move(read_));
+    promise_.Resolve(Env().Undefined());
+  }
+
+  void OnError(const Napi::Error& error) override {
+    error.Set("code", Napi::String::New(Env(), "BACKEND"));
+    promise_.Reject(error.Value());
+  }
+
+  Napi::Promise::Deferred promise_;
+  std::shared_ptr<CudaDevice> device_;
+  PendingRead read_;
+  Napi::Reference<Napi::TypedArray> target_;
+};
+
+float floatArg(const Info& info, size_t index) { return static_cast<float>(numberArg(info, index)); }
+int intArg(const Info& info, size_t index) { return static_cast<int>(numberArg(info, index)); }
+
+/// The workspace of sdpa.math: three tensors from argument `first` on, or none.
+class WorkspaceArg {
+ public:
+  WorkspaceArg(const Info& info, size_t first) : present_(OptionalTensor(info, first).get() != nullptr) {
+    if (present_) workspace_ = {tensorArg(info, first), tensorArg(info, first + 1), tensorArg(info, first + 2)};
+  }
+  const SdpaWorkspace* get() const { return present_ ? &workspace_ : nullptr; }
+
+ private:
+  bool present_;
+  SdpaWorkspace workspace_;
+};
+
+class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    using Self = JsCudaDevice;
+    return DefineClass(env, "CudaDevice",
+                       {method<&Self::allocate>("allocate"),
+                        method<&Self::free>("free"),
+                        method<&Self::allocatedBytes>("allocatedBytes"),
+                        method<&Self::memoryInfo>("memoryInfo"),
+                        method<&Self::describe>("describe"),
+                        method<&Self::close>("close"),
+                        method<&Self::loadRows>("loadRows"),
+                        method<&Self::copyIn>("copyIn"),
+                        method<&Self::read>("read"),
+                        method<&Self::beginCapture>("beginCapture"),
+                        method<&Self::endCapture>("endCapture"),
+                        method<&Self::launchGraph>("launchGraph"),
+                        method<&Self::freeGraph>("freeGraph"),
+                        method<&Self::timeGraph>("timeGraph"),
+                        method<&Self::copyBandwidth>("copyBandwidth"),
+                        method<&Self::embedding>("embedding"),
+                        method<&Self::linear>("linear"),
+                        method<&Self::rmsNorm>("rmsNorm"),
+                        method<&Self::siluAndMul>("siluAndMul"),
+                        method<&Self::rotaryEmbedding>("rotaryEmbedding"),
+                        method<&Self::storeKvCache>("storeKvCache"),
+                        method<&Self::qkNormRopeStore>("qkNormRopeStore"),
+                        method<&Self::attnVarlen>("attnVarlen"),
+                        method<&Self::attnWithKvCache>("attnWithKvCache"),
+                        method<&Self::gatherRows>("gatherRows"),
+                        method<&Self::sample>("sample"),
+                        method<&Self::gatherTokens>("gatherTokens"),
+                        method<&Self::scatterTokens>("scatterTokens")});
+  }
+
+  /// new CudaDevice(ordinal, batchInvariant, prefillRung, decodeRung)
+  explicit JsCudaDevice(const Info& info) : ObjectWrap(info) {
+    guarded(info.Env(), [&] {
+      device_ = std::make_shared<CudaDevice>(DeviceOptions{intArg(info, 0), info[1].ToBoolean(),
+                                                           info[2].ToString().Utf8Value(),
+                                                           info[3].ToString().Utf8Value()});
+    });
+  }
+
+ private:
+  template <void (JsCudaDevice::*Method)(const Info&)>
+  static Napi::ClassPropertyDescriptor<JsCudaDevice> method(const char* name) {
+    return InstanceMethod<&JsCudaDevice::call<Method>>(name);
+  }
+  template <Napi::Value (JsCudaDevice::*Method)(const Info&)>
+  static Napi::ClassPropertyDescriptor<JsCudaDevice> method(const char* name) {
+    return InstanceMethod<&JsCudaDevice::call<Method>>(name);
+  }
+
+  /// Every method goes through here.
+  template <void (JsCudaDevice::*Method)(const Info&)>
+  Napi::Value call(const Info& info) {
+    guarded(info.Env(), [&] { (this->*Method)(info); });
+    return info.Env().Undefined();
+  }
+  template <Napi::Value (JsCudaDevice::*Method)(const Info&)>
+  Napi::Value call(const Info& info) {
+    return guarded(info.Env(), [&] { return (this->*Method)(info); });
+  }
+
+  CudaDevice& device() {
+    if (!device_) throw BackendError("The cuda backend was used after it was closed.");
+    return *device_;
+  }
+
+  Napi::Value allocate(const Info& info) {
+    char* const address = device().allocate(static_cast<size_t>(numberArg(info, 0)));
+    return Napi::Number::New(info.Env(), static_cast<double>(reinterpret_cast<uintptr_t>(address)));
+  }
+
+  void free(const Info& info) {
+    if (device_) device_->memory().free(reinterpret_cast<char*>(static_cast<uintptr_t>(numberArg(info, 0))));
+  }
+
+  Napi::Value allocatedBytes(const Info& info) {
+    return Napi::Number::New(info.Env(), device_ ? static_cast<double>(device_->memory().totalBytes()) : 0.0);
+  }
+
+  /// { free, total }: bytes of the GPU's memory
+  Napi::Value memoryInfo(const Info& info) {
+    size_t free = 0, total = 0;
+    device().memoryInfo(free, total);
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("free", Napi::Number::New(info.Env(), static_cast<double>(free)));
+    result.Set("total", Napi::Number::New(info.Env(), static_cast<double>(total)));
+    return result;
+  }
+
+  Napi::Value describe(const Info& info) { return Napi::String::New(info.Env(), device().describe()); }
+
+  void close(const Info&) {
+    graphs_.clear();
+    device_.reset();  // a read that is still under way keeps the device until it has ended
+  }
+
+  void loadRows(const Info& info) {
+    const Bytes bytes = bytesArg(info, 2);
+    device().loadRows(tensorArg(info, 0), static_cast<int64_t>(numberArg(info, 1)), bytes.data, bytes.size,
+                      static_cast<DType>(intArg(info, 3)));
+  }
+
+  void copyIn(const Info& info) {
+    const Bytes bytes = bytesArg(info, 1);
+    device().copyIn(tensorArg(info, 0), bytes.data, bytes.size);
+  }
+
+  /// (tensor, typed array of as many bytes): a promise that resolves when the array is filled
+  Napi::Value read(const Info& info) {
+    const TensorView tensor = tensorArg(info, 0);
+    const Bytes bytes = bytesArg(info, 1);
+    if (tensor.numel() * bytesOf(tensor.dtype) != static_cast<int64_t>(bytes.size))
+      throw TensorError(format("read: Expected an array for %s but received %zu bytes.", tensor.describe().c_str(),
+                               bytes.size));
+    auto* const worker =  // deletes itself when it is done
+        new ReadWorker(info.Env(), device_, device().startRead(tensor), info[1].As<Napi::TypedArray>());
+    const Napi::Promise promise = worker->promise();
+    worker->Queue();
+    return promise;
+  }
+
+  void beginCapture(const Info&) { device().beginCapture(); }
+
+  /// The number of the new graph.
+  Napi::Value endCapture(const Info& info) {
+    graphs_[++lastGraph_] = device().endCapture();
+    return Napi::Number::New(info.Env(), lastGraph_);
+  }
+
+  const Graph& graph(const Info& info) {
+    device();
+    const auto found = graphs_.find(intArg(info, 0));
+    if (found == graphs_.end()) throw BackendError("This graph was freed.");
+    return *found->second;
+  }
+
+  void launchGraph(const Info& info) { device().launchGraph(graph(info)); }
+  void freeGraph(const Info& info) { graphs_.erase(intArg(info, 0)); }
+
+  /// (graph, repeats): milliseconds of each launch
+  Napi::Value timeGraph(const Info& info) {
+    const std::vector<float> times = device().timeGraph(graph(info), intArg(info, 1));
+    Napi::Float32Array result = Napi::Float32Array::New(info.Env(), times.size());
+    memcpy(result.Data(), times.data(), times.size() * sizeof(float));
+    return result;
+  }
+
+  /// (bytes, repeats): bytes read and written a second
+  Napi::Value copyBandwidth(const Info& info) {
+    return Napi::Number::New(info.Env(),
+                             device().copyBandwidth(static_cast<size_t>(numberArg(info, 0)), intArg(info, 1)));
+  }
+
+  void embedding(const Info& info) {
+    device().embedding(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
+  }
+
+  /// (out, x, weight, bias | null, accumulate, siluAndMul, normWeight | null, normEps)
+  void linear(const Info& info) {
+    const OptionalTensor bias(info, 3), norm(info, 6);
+    GemvArgs args;
+    args.out = tensorArg(info, 0);
+    args.x = tensorArg(info, 1);
+    args.weight = tensorArg(info, 2);
+    if (bias.get()) args.bias = *bias.get();
+    args.accumulate = info[4].ToBoolean();
+    args.swiglu = info[5].ToBoolean();
+    if (norm.get()) args.normWeight = *norm.get();
+    args.eps = floatArg(info, 7);
+    device().linear(args);
+  }
+
+  void rmsNorm(const Info& info) {
+    device().rmsNorm(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), floatArg(info, 3));
+  }
+
+  void siluAndMul(const Info& info) { device().siluAndMul(tensorArg(info, 0), tensorArg(info, 1)); }
+
+  void rotaryEmbedding(const Info& info) {
+    device().rotaryEmbedding(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), tensorArg(info, 3));
+  }
+
+  void storeKvCache(const Info& info) {
+    device().storeKvCache(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), tensorArg(info, 3),
+                          tensorArg(info, 4));
+  }
+
+  /// (q, k, v, qWeight, kWeight, eps, positions, cosSin, kCache, vCache, slotMapping)
+  void qkNormRopeStore(const Info& info) {
+    device().qkNormRopeStore({tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), tensorArg(info, 3),
+                              tensorArg(info, 4), floatArg(info, 5), tensorArg(info, 6), tensorArg(info, 7),
+                              tensorArg(info, 8), tensorArg(info, 9), tensorArg(info, 10)});
+  }
+
+  /// (out, q, k, v, cuSeqlensQ, cuSeqlensK, blockTables | null, maxSeqlenQ, maxSeqlenK, scale, causal, workspace k, v, scores)
+  void attnVarlen(const Info& info) {
+    const TensorView cuSeqlensQ = tensorArg(info, 4), cuSeqlensK = tensorArg(info, 5);
+    const OptionalTensor blocks(info, 6);
+    const WorkspaceArg workspace(info, 11);
+    PrefillArgs args{};
+    args.out = tensorArg(info, 0);
+    args.q = tensorArg(info, 1);
+    args.k = tensorArg(info, 2);
+    args.v = tensorArg(info, 3);
+    args.blockTables = blocks.get() ? blocks.get()->i32() : nullptr;
+    args.blockTableStride = blocks.get() ? blocks.get()->stride[0] : 0;
+    args.batch = static_cast<int>(cuSeqlensQ.size[0]) - 1;
+    args.maxSeqlenQ = intArg(info, 7);
+    args.maxSeqlenK = intArg(info, 8);
+    args.scale = floatArg(info, 9);
+    args.causal = info[10].ToBoolean();
+    device().attnVarlen(cuSeqlensQ, cuSeqlensK, args, workspace.get());
+  }
+
+  /// (out, q, kCache, vCache, contextLens, blockTables, maxContextLen, scale, workspace k, v, scores)
+  void attnWithKvCache(const Info& info) {
+    const TensorView blocks = tensorArg(info, 5);
+    const WorkspaceArg workspace(info, 8);
+    DecodeArgs args{};
+    args.out = tensorArg(info, 0);
+    args.q = tensorArg(info, 1);
+    args.kCache = tensorArg(info, 2);
+    args.vCache = tensorArg(info, 3);
+    args.blockTables = blocks.i32();
+    args.blockTableStride = blocks.stride[0];
+    args.maxContextLen = intArg(info, 6);
+    args.scale = floatArg(info, 7);
+    device().attnWithKvCache(tensorArg(info, 4), args, workspace.get());
+  }
+
+  void gatherRows(const Info& info) {
+    device().gatherRows(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
+  }
+
+  /// (out, logits, temperature, topK, topP, minP, seed, position)
+  void sample(const Info& info) {
+    device().sample(tensorArg(info, 0), tensorArg(info, 1),
+                    {tensorArg(info, 2), tensorArg(info, 3), tensorArg(info, 4), tensorArg(info, 5),
+                     tensorArg(info, 6), tensorArg(info, 7)});
+  }
+
+  void gatherTokens(const Info& info) {
+    device().gatherTokens(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
+  }
+
+  void scatterTokens(const Info& info) {
+    device().scatterTokens(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
+  }
+
+  std::shared_ptr<CudaDevice> device_;
+  std::map<int, std::unique_ptr<Graph>> graphs_;
+  int lastGraph_ = 0;
+};
+
+/// Names of a ladder's rungs, lowest first.
+template <class Rung>
+Napi::Value names(Napi::Env env, const std::vector<Rung>& rungs) {
+  Napi::Array result = Napi::Array::New(env, rungs.size());
+  for (size_t i = 0; i < rungs.size(); i++) result.Set(static_cast<uint32_t>(i), rungs[i].name);
+  return result;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("CudaDevice", JsCudaDevice::define(env));
+  exports.Set("prefillRungs", names(env, prefillRungs()));
+  exports.Set("decodeRungs", names(env, decodeRungs()));
+  /// GPUs this process can use; 0 where there is no driver.
+  exports.Set("deviceCount", Napi::Function::New(env, [](const Info& info) {
+                int count = 0;
+                if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+                cudaGetLastError();
+                return Napi::Number::New(info.Env(), count);
+              }));
+  return exports;
+}
+
+}  // namespace
+}  // namespace nanovllm::cuda
+
+static Napi::Object initCuda(Napi::Env env, Napi::Object exports) { return nanovllm::cuda::init(env, exports); }
+
+NODE_API_MODULE(nanovllm_cuda, initCuda)

@@ -1,0 +1,196 @@
+#include "cuda/device.h"
+
+#include <algorithm>
+
+#include "cuda/launch.cuh"
+#include "expect.h"
+
+namespace nanovllm::cuda {
+namespace {
+
+constexpr size_t kLoadScratchBytes = size_t{8} << 20;
+
+/// The rung of this name, or null for an empty one.
+template <class Rung>
+auto findRung(const std::vector<Rung>& rungs, const std::string& name) -> decltype(rungs[0].kernel) {
+  if (name.empty()) return nullptr;
+  std::string names;
+  for (const Rung& rung : rungs) {
+    if (name == rung.name) return rung.kernel;
+    names += (names.empty() ? "" : ", ") + std::string(rung.name);
+  }
+  throw BackendError("There is no attention kernel '" + name + "' in this build. It has " + names +
+                     ". `npm run bench` and `npm test` build all of them.");
+}
+
+}  // namespace
+
+const std::vector<PrefillRung>& prefillRungs() {
+  static const std::vector<PrefillRung> rungs = {
+#ifdef NANO_CUDA_LADDER
+      {"scalar", prefillScalar},
+      {"tiled", prefillTiled},
+#endif
+      {"mma", prefillMma},
+      {"wgmma", prefillWgmma},
+  };
+  return rungs;
+}
+
+const std::vector<DecodeRung>& decodeRungs() {
+  static const std::vector<DecodeRung> rungs = {
+#ifdef NANO_CUDA_LADDER
+      {"warp", decodeWarp},
+      {"split", decodeSplit},
+#endif
+      {"packed", decodePacked},
+  };
+  return rungs;
+}
+
+CudaDevice::CudaDevice(const DeviceOptions& options) : options_(options) {
+  prefill_ = findRung(prefillRungs(), options.prefillRung);
+  decode_ = findRung(decodeRungs(), options.decodeRung);
+  check(cudaSetDevice(options.ordinal), format("using GPU %d", options.ordinal).c_str());
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, options.ordinal), "asking for the GPU's properties");
+  name_ = properties.name;
+  launch_.arch = 10 * properties.major + properties.minor;
+  launch_.multiprocessors = properties.multiProcessorCount;
+  launch_.programmatic = launch_.arch >= 90;
+  stream_.create();
+  launch_.stream = stream_.get();
+  staging_ = std::make_unique<Staging>();
+  if (Gemm::available() && !options.batchInvariant) gemm_ = std::make_unique<Gemm>();
+  decodeScratch_ = allocate(kDecodeScratchBytes);
+  sampleScratch_ = allocate(kSampleScratchBytes);
+  loadScratch_ = allocate(kLoadScratchBytes);
+  probe(properties);
+}
+
+/// Runs a first kernel, to say at once and clearly when there is no code for this GPU.
+void CudaDevice::probe(const cudaDeviceProp& properties) {
+  try {
+    addBias(launch_, TensorView::matrix(loadScratch_, DType::kFloat16, 1, 1),
+            TensorView::matrix(sampleScratch_, DType::kFloat32, 1, 1));
+    stream_.synchronize();
+  } catch (const BackendError& error) {
+    throw BackendError(format("The cuda backend was not built for this GPU (%s, compute capability %d.%d): build it with "
+                              "NANOVLLM_CUDA_ARCH=%d%s. %s",
+                              name_.c_str(), properties.major, properties.minor, launch_.arch,
+                              launch_.arch == 90 ? "a" : "", error.what()));
+  }
+}
+
+CudaDevice::~CudaDevice() {
+  cudaSetDevice(options_.ordinal);
+  cudaStreamSynchronize(launch_.stream);  // nothing may run when its memory goes
+}
+
+std::string CudaDevice::describe() const {
+  return format("cuda: %s, %s%s", name_.c_str(), gemm_ ? "cuBLASLt" : "own matrix product",
+                options_.batchInvariant ? ", batch-invariant" : "");
+}
+
+void CudaDevice::memoryInfo(size_t& free, size_t& total) const {
+  check(cudaMemGetInfo(&free, &total), "asking for free memory");
+}
+
+// --- transfers --------------------------------------------------------------------------------------------------------
+
+void CudaDevice::copyIn(const TensorView& tensor, const char* bytes, size_t size) {
+  if (!tensor.isContiguous() || tensor.numel() * bytesOf(tensor.dtype) != static_cast<int64_t>(size))
+    fail("write", "the tensor", format("a contiguous tensor of %zu bytes", size), tensor.describe());
+  staging_->copyIn(tensor.data, bytes, size, launch_.stream);
+}
+
+PendingRead CudaDevice::startRead(const TensorView& tensor) {
+  if (!tensor.isContiguous()) fail("read", "the tensor", "a contiguous tensor", tensor.describe());
+  PendingRead read;
+  read.bytes = static_cast<size_t>(tensor.numel()) * bytesOf(tensor.dtype);
+  read.buffer = reads_.take(read.bytes);
+  read.arrived = std::make_unique<Event>();
+  check(cudaMemcpyAsync(read.buffer->data(), tensor.data, read.bytes, cudaMemcpyDeviceToHost, launch_.stream),
+        "copying from the GPU");
+  read.arrived->record(launch_.stream);
+  return read;
+}
+
+void CudaDevice::loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size, DType source) {
+  const char* const op = "loadRows";
+  expectFloat(op, "weight", weight, weight.rank);
+  if (weight.rank < 1 || weight.rank > 2 || !weight.isContiguous())
+    fail(op, "weight", "a dense matrix or vector", weight.describe());
+  if (source == DType::kInt32) fail(op, "the checkpoint's values", "a float dtype", nameOf(source));
+  const int64_t rowLength = weight.rank == 1 ? 1 : weight.size[1];
+  const int64_t rowBytes = rowLength * bytesOf(source);
+  const int64_t rows = rowBytes == 0 ? 0 : static_cast<int64_t>(size) / rowBytes;
+  if (rows * rowBytes != static_cast<int64_t>(size) || firstRow < 0 || firstRow + rows > weight.size[0]) {
+    fail(op, "bytes",
+         format("whole rows of %lld bytes within rows 0 to %lld", (long long)rowBytes, (long long)weight.size[0] - 1),
+         format("%zu bytes for row %lld on", size, (long long)firstRow));
+  }
+  char* target = weight.data + firstRow * rowLength * bytesOf(weight.dtype);
+  if (source == weight.dtype) {
+    staging_->copyIn(target, bytes, size, launch_.stream);
+    return;
+  }
+  const size_t step = kLoadScratchBytes / bytesOf(source);
+  for (size_t done = 0, count = size / bytesOf(source); done < count; done += step) {
+    const size_t part = std::min(step, count - done);
+    staging_->copyIn(loadScratch_, bytes + done * bytesOf(source), part * bytesOf(source), launch_.stream);
+    convert(launch_, target + done * bytesOf(weight.dtype), weight.dtype, loadScratch_, source,
+            static_cast<int64_t>(part));
+  }
+  // Layers may read weights before the kernel before them has ended (launch.cuh). What lies between must not be a kernel.
+  check(cudaMemsetAsync(loadScratch_, 0, 1, launch_.stream), "zeroing memory");
+}
+
+// --- graphs -----------------------------------------------------------------------------------------------------------
+
+void CudaDevice::beginCapture() {
+  // Relaxed: another thread may wait for an event meanwhile.
+  check(cudaStreamBeginCapture(launch_.stream, cudaStreamCaptureModeRelaxed), "starting a capture");
+}
+
+std::unique_ptr<Graph> CudaDevice::endCapture() {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(launch_.stream, &graph), "ending a capture");
+  return std::make_unique<Graph>(graph);
+}
+
+namespace {
+/// Times what `work` puts into the stream.
+template <class Work>
+std::vector<float> timed(cudaStream_t stream, int repeats, const Work& work) {
+  std::vector<cudaEvent_t> events(repeats + 1);
+  for (cudaEvent_t& event : events) check(cudaEventCreate(&event), "creating an event");
+  check(cudaEventRecord(events[0], stream), "recording an event");
+  for (int i = 0; i < repeats; i++) {
+    work();
+    check(cudaEventRecord(events[i + 1], stream), "recording an event");
+  }
+  check(cudaEventSynchronize(events[repeats]), "work on the GPU");
+  std::vector<float> milliseconds(repeats);
+  for (int i = 0; i < repeats; i++) cudaEventElapsedTime(&milliseconds[i], events[i], events[i + 1]);
+  for (cudaEvent_t event : events) cudaEventDestroy(event);
+  return milliseconds;
+}
+}  // namespace
+
+std::vector<float> CudaDevice::timeGraph(const Graph& graph, int repeats) {
+  return timed(launch_.stream, repeats, [&] { graph.launch(launch_.stream); });
+}
+
+double CudaDevice::copyBandwidth(size_t bytes, int repeats) {
+  char* const source = allocate(bytes);
+  char* const target = allocate(bytes);
+  const std::vector<float> times = timed(launch_.stream, repeats, [&] {
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, launch_.stream), "copying");
+  });
+  memory_.free(source);
+  memory_.free(target);
+  return 2.0 * static_cast<double>(bytes) / (*std::min_element(times.begin(), times.end()) / 1e3);
+}
+
+}  // namespace nanovllm::cuda

@@ -1,0 +1,51 @@
+#include "expect.h"
+
+namespace nanovllm {
+
+void fail(const char* op, const char* name, const std::string& expected,
+                       const std::string& received) {
+  throw TensorError(std::string(op) + ": Expected " + expected + " for " + name + " but received " +
+                    received + ".");
+}
+
+namespace {
+
+void expectShape(const char* op, const char* name, const TensorView& tensor, int rank) {
+  if (tensor.rank != rank) fail(op, name, std::to_string(rank) + " dimensions", tensor.describe());
+  if (tensor.layout == Layout::kStrided && rank > 0 && tensor.size[rank - 1] > 1 &&
+      tensor.stride[rank - 1] != 1) {
+    fail(op, name, "a contiguous last dimension", tensor.describe());
+  }
+  if (!tensor.data && tensor.numel() > 0)
+    fail(op, name, "a tensor of this backend", "one without an address");
+}
+
+}  // namespace
+
+void expect(const char* op, const char* name, const TensorView& tensor, int rank, DType dtype) {
+  expectShape(op, name, tensor, rank);
+  if (tensor.dtype != dtype) fail(op, name, nameOf(dtype), tensor.describe());
+  if (tensor.layout != Layout::kStrided) fail(op, name, "a strided tensor", tensor.describe());
+}
+
+void expectFloat(const char* op, const char* name, const TensorView& tensor, int rank) {
+  expectShape(op, name, tensor, rank);
+  if (tensor.dtype == DType::kInt32) fail(op, name, "float32, bfloat16 or float16", tensor.describe());
+}
+
+void expectInts(const char* op, const char* name, const TensorView& tensor, int64_t entries) {
+  expect(op, name, tensor, tensor.rank, DType::kInt32);
+  expectSize(op, name, tensor.numel(), entries);
+  if (!tensor.isContiguous()) fail(op, name, "a contiguous tensor", tensor.describe());
+}
+
+void expectVector(const char* op, const char* name, const TensorView& tensor, int64_t entries) {
+  expect(op, name, tensor, 1, DType::kFloat32);
+  expectSize(op, name, tensor.numel(), entries);
+}
+
+void expectSize(const char* op, const char* name, int64_t size, int64_t expected) {
+  if (size != expected) fail(op, name, "size " + std::to_string(expected), std::to_string(size));
+}
+
+}  // namespace nanovllm

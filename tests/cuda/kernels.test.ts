@@ -1,0 +1,293 @@
+// The cuda backend's kernels against the plain TypeScript ones, in bfloat16 and float16, on fresh random inputs.
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type CudaBackend, createCudaBackend } from '#nano/backends/cuda';
+import { ReferenceBackend } from '#nano/backends/reference/index';
+import { InvalidTensorError } from '#nano/errors';
+import { rotaryTable } from '#nano/layers/rotary-embedding';
+import type { FloatDType } from '#nano/tensor/dtype';
+import type { Backend, LinearArgs, QkNormRopeStoreArgs } from '#nano/tensor/kernels';
+import { Ops } from '#nano/tensor/ops';
+import { Tensor } from '#nano/tensor/tensor';
+import { HAS_CUDA } from '../helpers/backends';
+import { worstRowError } from '../helpers/models';
+import { encode, poisoned, put, RandomInputs } from '../helpers/random';
+
+/** Largest relative norm of a row, against the same numbers computed from the same rounded inputs in higher precision. */
+const TOLERANCE = { bfloat16: 1e-2, float16: 2e-3 } as const;
+const PLAIN: LinearArgs = { bias: null, accumulate: false, norm: null, siluAndMul: false };
+const DTYPES = ['bfloat16', 'float16'] as const;
+
+describe.skipIf(!HAS_CUDA)('cuda kernels', () => {
+  const random = new RandomInputs('cuda kernels');
+  const worst: Record<string, number> = {};
+  let cuda: CudaBackend;
+  let invariant: CudaBackend;
+  let reference: ReferenceBackend;
+  beforeAll(() => {
+    cuda = createCudaBackend();
+    invariant = createCudaBackend({ batchInvariant: true });
+    reference = new ReferenceBackend();
+  });
+  afterAll(() => {
+    console.log('largest relative row error by kernel:', worst);
+    for (const backend of [cuda, invariant, reference]) backend.close();
+  });
+
+  /** The same computation on both; on the reference in float32 throughout. */
+  async function compare(
+    what: string,
+    dtype: keyof typeof TOLERANCE,
+    rowLength: number,
+    compute: (backend: Backend, dtype: FloatDType) => Tensor,
+    backend: CudaBackend = cuda,
+  ): Promise<void> {
+    const actual = await backend.read(compute(backend, dtype));
+    const expected = await reference.read(compute(reference, 'float32'));
+    const error = worstRowError(actual, expected, rowLength);
+    worst[`${what} ${dtype}`] = Math.max(worst[`${what} ${dtype}`] ?? 0, error);
+    expect(error, what).toBeLessThan(TOLERANCE[dtype]);
+  }
+
+  describe.each(DTYPES)('%s', (dtype) => {
+    test.each([
+      [1, 40, 17],
+      [1, 1024, 4096],
+      [2, 3072, 1024],
+      [5, 1024, 6144],
+      [8, 2048, 1024],
+      [9, 256, 33],
+      [16, 1024, 4096],
+      [64, 72, 130],
+      [130, 1032, 257],
+      [300, 512, 1000],
+    ])('linear: [%i rows, %i inputs] to %i outputs', async (rows, k, n) => {
+      const x = random.normals(rows * k, dtype);
+      const w = random.normals(n * k, dtype, 1 / Math.sqrt(k));
+      const b = random.normals(n, 'float32');
+      for (const outDType of [dtype, 'float32'] as const) {
+        for (const [name, backend] of Object.entries({ linear: cuda, 'invariant linear': invariant })) {
+          const compute = (on: Backend, as: FloatDType) => {
+            const out = poisoned(on, [rows, n], on === reference ? 'float32' : outDType);
+            const bias = outDType === 'float32' ? put(on, b, [n]) : null;
+            on.linear(out, put(on, x, [rows, k], as), put(on, w, [n, k], as), { ...PLAIN, bias });
+            return out;
+          };
+          await compare(name, dtype, n, compute, backend);
+        }
+      }
+    });
+
+    test('linear in batch-invariant mode: a row has the same bits alone and among any others', async () => {
+      for (const [n, k] of [
+        [1000, 1024],
+        [64, 72],
+      ]) {
+        const rows = 150;
+        const x = put(invariant, random.normals(rows * k, dtype), [rows, k], dtype);
+        const w = put(invariant, random.normals(n * k, dtype), [n, k], dtype);
+        const whole = poisoned(invariant, [rows, n], 'float32');
+        invariant.linear(whole, x, w, PLAIN);
+        const expected = await invariant.read(whole);
+        for (const count of [1, 2, 7, 8, 9, 63, 64, 65, 127, 129]) {
+          const first = random.below(rows - count + 1);
+          const part = poisoned(invariant, [count, n], 'float32');
+          invariant.linear(part, new Tensor(x.storage, [count, k], dtype, undefined, first * k), w, PLAIN);
+          expect(await invariant.read(part)).toEqual(expected.slice(first * n, (first + count) * n));
+        }
+      }
+    });
+
+    test.each([
+      [1, 1024],
+      [3, 2048],
+      [7, 40],
+      [300, 128],
+    ])('rmsNorm: [%i, %i]', async (rows, n) => {
+      const x = random.normals(rows * n, dtype);
+      const gain = random.normals(n, 'float32');
+      await compare('rmsNorm', dtype, n, (on, as) => {
+        const out = poisoned(on, [rows, n], as);
+        on.rmsNorm(out, put(on, x, [rows, n], as), put(on, gain, [n]), 1e-6);
+        return out;
+      });
+    });
+
+    // The reference does norm and gate by kernels of their own; so does the GPU above a few rows.
+    test.each([
+      [1, 1024, 2048],
+      [3, 72, 130],
+      [8, 3072, 1024],
+      [40, 256, 64],
+    ])('linear with a norm, a gate, an addition: [%i rows, %i inputs] to %i outputs', async (rows, k, n) => {
+      const w = random.normals(n * k, dtype, 1 / Math.sqrt(k));
+      const before = random.normals(rows * n, dtype);
+      const gain = random.normals(k, 'float32');
+      const x = random.normals(rows * k, dtype);
+      for (const kind of ['plain', 'added', 'normalised', 'normalised and added', 'gated'] as const) {
+        const accumulate = kind.includes('added');
+        const width = kind === 'gated' ? n / 2 : n;
+        await compare(`linear, ${kind}`, dtype, width, (on, as) => {
+          const ops = new Ops(on, as);
+          const [input, weight] = [put(on, x, [rows, k], as), put(on, w, [n, k], as)];
+          const out = accumulate ? put(on, before, [rows, n], as) : poisoned(on, [rows, width], as);
+          const norm = kind === 'plain' || kind === 'added' ? null : { weight: put(on, gain, [k]), eps: 1e-6 };
+          const options = { norm, siluAndMul: kind === 'gated', ...(accumulate ? { addTo: out } : { out }) };
+          const run = () => ops.linear(input, weight, options);
+          ops.reserveFor(run);
+          run();
+          return out;
+        });
+      }
+    });
+
+    test('rmsNorm of heads that are columns of a wider matrix, in place', async () => {
+      const [rows, heads, dim, width] = [5, 3, 64, 400];
+      const values = random.normals(rows * width, dtype);
+      const gain = random.normals(dim, 'float32');
+      await compare('rmsNorm', dtype, width, (on, as) => {
+        const whole = put(on, values, [rows, width], as);
+        const view = whole.columns(8, heads * dim).splitHeads(heads);
+        on.rmsNorm(view, view, put(on, gain, [dim]), 1e-6);
+        return whole;
+      });
+    });
+
+    test.each([
+      [1, 3072],
+      [9, 24],
+      [200, 1000],
+    ])('siluAndMul: [%i, 2 x %i]', async (rows, n) => {
+      const x = random.normals(rows * 2 * n, dtype, 3);
+      await compare('siluAndMul', dtype, n, (on, as) => {
+        const out = poisoned(on, [rows, n], as);
+        on.siluAndMul(out, put(on, x, [rows, 2 * n], as));
+        return out;
+      });
+    });
+
+    test('embedding and gatherRows', async () => {
+      for (const n of [1024, 40, 6]) {
+        const table = random.normals(97 * n, dtype);
+        const ids = Int32Array.from({ length: 33 }, () => random.below(97));
+        for (const op of ['embedding', 'gatherRows'] as const) {
+          await compare(op, dtype, n, (on, as) => {
+            const out = poisoned(on, [33, n], as);
+            const [rows, from] = [put(on, ids, [33]), put(on, table, [97, n], as)];
+            if (op === 'embedding') on.embedding(out, rows, from);
+            else on.gatherRows(out, from, rows);
+            return out;
+          });
+        }
+      }
+    });
+
+    /** Tensors of one decode or prefill step, q, k and v being columns of one projection. */
+    function projection(on: Backend, as: FloatDType, inputs: ReturnType<typeof drawProjection>) {
+      const { rows, heads, kvHeads, dim } = inputs;
+      const qkv = put(on, inputs.qkv, [rows, (heads + 2 * kvHeads) * dim], as);
+      const part = (first: number, count: number) => qkv.columns(first * dim, count * dim).splitHeads(count);
+      const cache = () => put(on, new Float32Array(6 * 4 * kvHeads * dim).fill(7), [6, 4, kvHeads, dim], as);
+      return {
+        qkv,
+        q: part(0, heads),
+        k: part(heads, kvHeads),
+        v: part(heads + kvHeads, kvHeads),
+        args: {
+          qWeight: put(on, inputs.qWeight, [dim]),
+          kWeight: put(on, inputs.kWeight, [dim]),
+          eps: 1e-6,
+          positions: put(on, inputs.positions, [rows]),
+          cosSin: put(on, rotaryTable(64, dim, 1e6), [64, dim]),
+          kCache: cache(),
+          vCache: cache(),
+          slotMapping: put(on, inputs.slots, [rows]),
+        } satisfies QkNormRopeStoreArgs,
+      };
+    }
+
+    function drawProjection(rows: number, heads: number, kvHeads: number, dim: number) {
+      const free = Array.from({ length: 24 }, (_, i) => i).sort(() => random.uniform() - 0.5);
+      return {
+        ...{ rows, heads, kvHeads, dim },
+        qkv: random.normals(rows * (heads + 2 * kvHeads) * dim, dtype),
+        qWeight: random.normals(dim, 'float32'),
+        kWeight: random.normals(dim, 'float32'),
+        positions: Int32Array.from({ length: rows }, () => random.below(64)),
+        slots: Int32Array.from({ length: rows }, (_, i) => (i % 5 === 3 ? -1 : free[i])),
+      };
+    }
+
+    test.each([
+      [1, 16, 8, 128],
+      [17, 4, 2, 64],
+      [6, 8, 1, 80],
+      [5, 2, 2, 96],
+      [3, 4, 4, 256],
+    ])('rotary, store and their fusion: %i tokens, %i/%i heads of %i', async (rows, heads, kvHeads, dim) => {
+      const inputs = drawProjection(rows, heads, kvHeads, dim);
+      for (const which of ['q', 'kCache', 'vCache'] as const) {
+        const pick = ({ qkv, args }: ReturnType<typeof projection>) => (which === 'q' ? qkv : args[which]);
+        const width = which === 'q' ? (heads + 2 * kvHeads) * dim : dim;
+        await compare('rotary, store', dtype, width, (on, as) => {
+          const step = projection(on, as, inputs);
+          const { q, k, v, args } = step;
+          on.rotaryEmbedding(q, k, args.positions, args.cosSin);
+          on.storeKvCache(k, v, args.kCache, args.vCache, args.slotMapping);
+          return pick(step);
+        });
+        // The fused kernel leaves k's columns undefined: compare q's alone.
+        const columns = which === 'q' ? heads * dim : dim;
+        const actual = projection(cuda, dtype, inputs);
+        cuda.qkNormRopeStore(actual.q, actual.k, actual.v, actual.args);
+        const expected = projection(reference, 'float32', inputs);
+        const { q, k, v, args } = expected;
+        reference.rmsNorm(q, q, args.qWeight, args.eps);
+        reference.rmsNorm(k, k, args.kWeight, args.eps);
+        reference.rotaryEmbedding(q, k, args.positions, args.cosSin);
+        reference.storeKvCache(k, v, args.kCache, args.vCache, args.slotMapping);
+        const rowsOf = (values: ArrayLike<number>) =>
+          which !== 'q'
+            ? values
+            : Float32Array.from(
+                { length: rows * columns },
+                (_, i) => values[Math.floor(i / columns) * width + (i % columns)],
+              );
+        const error = worstRowError(
+          rowsOf(await cuda.read(pick(actual))),
+          rowsOf(await reference.read(pick(expected))),
+          which === 'q' ? dim : columns,
+        );
+        worst[`qkNormRopeStore ${dtype}`] = Math.max(worst[`qkNormRopeStore ${dtype}`] ?? 0, error);
+        expect(error, which).toBeLessThan(TOLERANCE[dtype]);
+      }
+    });
+
+    test('weights of any dtype are converted on the way in', async () => {
+      for (const source of ['float32', 'bfloat16', 'float16'] as const) {
+        const values = random.normals(40 * 24, source);
+        const host = put(reference, values, [40, 24]);
+        const target = cuda.allocateWeight([40, 24], dtype);
+        cuda.loadRows(target, 0, encode(values, source), source);
+        const error = worstRowError(await cuda.read(target), await reference.read(host), 24);
+        expect(error).toBeLessThan(TOLERANCE[dtype]);
+      }
+    });
+  });
+
+  test('token slots: gathered, scattered, -1 skipped', async () => {
+    const table = put(cuda, Int32Array.of(10, 11, 12, 13), [4]);
+    cuda.scatterTokens(table, put(cuda, Int32Array.of(7, 8, 9), [3]), put(cuda, Int32Array.of(2, -1, 0), [3]));
+    const out = put(cuda, Int32Array.of(-5, -5, -5), [3]);
+    cuda.gatherTokens(out, table, put(cuda, Int32Array.of(0, -1, 3), [3]));
+    expect(await cuda.read(table)).toEqual(Int32Array.of(9, 11, 7, 13));
+    expect(await cuda.read(out)).toEqual(Int32Array.of(9, 0, 13));
+  });
+
+  test('tensors that do not fit are refused by name', () => {
+    const make = (shape: number[], dtype: FloatDType) => cuda.allocate(shape, dtype);
+    const [x, w] = [make([2, 12], 'bfloat16'), make([4, 12], 'bfloat16')];
+    expect(() => cuda.linear(make([2, 4], 'bfloat16'), x, w, PLAIN)).toThrow(/multiple of 8.*12/);
+    expect(() => cuda.siluAndMul(make([2, 8], 'float32'), make([2, 16], 'float32'))).toThrow(InvalidTensorError);
+    expect(() => cuda.siluAndMul(make([2, 8], 'float16'), make([2, 16], 'bfloat16'))).toThrow(/siluAndMul.*bfloat16/);
+  });
+});
