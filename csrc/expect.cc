@@ -2,8 +2,7 @@
 
 namespace nanovllm {
 
-void fail(const char* op, const char* name, const std::string& expected,
-                       const std::string& received) {
+void fail(const char* op, const char* name, const std::string& expected, const std::string& received) {
   throw TensorError(std::string(op) + ": Expected " + expected + " for " + name + " but received " +
                     received + ".");
 }

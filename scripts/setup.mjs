@@ -37,7 +37,14 @@ async function buildAddon() {
   const cuda = findCuda();
   const variants = [...(process.argv.includes('--ladder') ? [] : ['']), 'ladder'].map((v) => `${cuda.arch} ${v}`);
   const what = cuda.arch ? `C++, and CUDA for ${cuda.arch}` : 'C++';
-  await step('addon', 'build/.setup', ['csrc'], `Building the native backends (${what})`, () => compile(cuda), variants);
+  await step(
+    'addon',
+    'build/.setup',
+    ['csrc'],
+    `Building the native backends (${what})`,
+    () => compile(cuda),
+    variants,
+  );
 }
 
 async function compile(cuda) {

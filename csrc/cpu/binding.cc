@@ -132,8 +132,8 @@ class JsCpuDevice : public Napi::ObjectWrap<JsCpuDevice> {
 
   /// (out, x, weight, bias | null, accumulate)
   Napi::Value linear(const Info& info) {
-    device().linear(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2),
-                    OptionalTensor(info, 3).get(), info[4].ToBoolean());
+    device().linear(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), OptionalTensor(info, 3).get(),
+                    info[4].ToBoolean());
     return info.Env().Undefined();
   }
 

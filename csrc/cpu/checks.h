@@ -1,9 +1,9 @@
-// What the cpu backend checks beside shapes: it can afford to look at the values of every index, so that a bad one is an
-// error message, never a crash.
+// What the cpu backend checks beside shapes: it can afford to look at the values of every index, so that a
+// bad one is an error message, never a crash.
 #pragma once
 
-#include "expect.h"
 #include "cpu/kernels.h"
+#include "expect.h"
 
 namespace nanovllm {
 

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/philox.h"
+#include "philox.h"
 
 namespace nanovllm {
 

@@ -1,5 +1,6 @@
-// Entry point of the cuda addon, a file of its own so that the cpu backend loads where there is no CUDA. Tensors arrive as
-// descriptors; see js_args.h. Node destroys a device, and with it all its memory, when it is collected or its environment ends.
+// Entry point of the cuda addon, a file of its own so that the cpu backend loads where there is no CUDA.
+// Tensors arrive as descriptors; see js_args.h. Node destroys a device, and with it all its memory, when it
+// is collected or its environment ends.
 #include <napi.h>
 
 #include <cstring>
@@ -37,7 +38,8 @@ class ReadWorker : public Napi::AsyncWorker {
 
   void OnOK() override {
     const Napi::TypedArray target = target_.Value();
-    memcpy(static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(), read_.buffer->data(), read_.bytes);
+    memcpy(static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(), read_.buffer->data(),
+           read_.bytes);
     device_->endRead(std::move(read_));
     promise_.Resolve(Env().Undefined());
   }
@@ -60,7 +62,8 @@ int intArg(const Info& info, size_t index) { return static_cast<int>(numberArg(i
 class WorkspaceArg {
  public:
   WorkspaceArg(const Info& info, size_t first) : present_(OptionalTensor(info, first).get() != nullptr) {
-    if (present_) workspace_ = {tensorArg(info, first), tensorArg(info, first + 1), tensorArg(info, first + 2)};
+    if (present_)
+      workspace_ = {tensorArg(info, first), tensorArg(info, first + 1), tensorArg(info, first + 2)};
   }
   const SdpaWorkspace* get() const { return present_ ? &workspace_ : nullptr; }
 
@@ -185,8 +188,8 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
     const TensorView tensor = tensorArg(info, 0);
     const Bytes bytes = bytesArg(info, 1);
     if (tensor.numel() * bytesOf(tensor.dtype) != static_cast<int64_t>(bytes.size))
-      throw TensorError(format("read: Expected an array for %s but received %zu bytes.", tensor.describe().c_str(),
-                               bytes.size));
+      throw TensorError(format("read: Expected an array for %s but received %zu bytes.",
+                               tensor.describe().c_str(), bytes.size));
     auto* const worker =  // deletes itself when it is done
         new ReadWorker(info.Env(), device_, device().startRead(tensor), info[1].As<Napi::TypedArray>());
     const Napi::Promise promise = worker->promise();
@@ -222,17 +225,17 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
 
   /// (bytes, repeats): bytes read and written a second
   Napi::Value copyBandwidth(const Info& info) {
-    return Napi::Number::New(info.Env(),
-                             device().copyBandwidth(static_cast<size_t>(numberArg(info, 0)), intArg(info, 1)));
+    return Napi::Number::New(
+        info.Env(), device().copyBandwidth(static_cast<size_t>(numberArg(info, 0)), intArg(info, 1)));
   }
 
   void embedding(const Info& info) {
     device().embedding(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
   }
 
-  /// (out, x, weight, bias | null, accumulate, siluAndMul, normWeight | null, normEps)
+  /// (out, x, weight, bias | null, accumulate, siluAndMul)
   void linear(const Info& info) {
-    const OptionalTensor bias(info, 3), norm(info, 6);
+    const OptionalTensor bias(info, 3);
     GemvArgs args;
     args.out = tensorArg(info, 0);
     args.x = tensorArg(info, 1);
@@ -240,8 +243,6 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
     if (bias.get()) args.bias = *bias.get();
     args.accumulate = info[4].ToBoolean();
     args.swiglu = info[5].ToBoolean();
-    if (norm.get()) args.normWeight = *norm.get();
-    args.eps = floatArg(info, 7);
     device().linear(args);
   }
 
@@ -267,7 +268,8 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
                               tensorArg(info, 8), tensorArg(info, 9), tensorArg(info, 10)});
   }
 
-  /// (out, q, k, v, cuSeqlensQ, cuSeqlensK, blockTables | null, maxSeqlenQ, maxSeqlenK, scale, causal, workspace k, v, scores)
+  /// (out, q, k, v, cuSeqlensQ, cuSeqlensK, blockTables | null, maxSeqlenQ, maxSeqlenK, scale, causal,
+  /// workspace k, v, scores)
   void attnVarlen(const Info& info) {
     const TensorView cuSeqlensQ = tensorArg(info, 4), cuSeqlensK = tensorArg(info, 5);
     const OptionalTensor blocks(info, 6);
@@ -352,6 +354,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 }  // namespace
 }  // namespace nanovllm::cuda
 
-static Napi::Object initCuda(Napi::Env env, Napi::Object exports) { return nanovllm::cuda::init(env, exports); }
+static Napi::Object initCuda(Napi::Env env, Napi::Object exports) {
+  return nanovllm::cuda::init(env, exports);
+}
 
 NODE_API_MODULE(nanovllm_cuda, initCuda)

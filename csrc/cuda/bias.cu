@@ -1,4 +1,5 @@
-// out[T, N] += bias[N]. Qwen3 itself has no biases; where a checkpoint has them, the product was stored without.
+// out[T, N] += bias[N]. Qwen3 itself has no biases; where a checkpoint has them, the product was stored
+// without.
 #include <type_traits>
 
 #include "cuda/gemm.h"

@@ -1,6 +1,7 @@
-// Decoding as a prefill of one query a sequence, for `batchInvariant`: a token's attention then has the same bits whether its
-// query came alone (decode), in a chunk, or in a whole prompt that is computed again after a preemption, because one kernel
-// does all of them. What it needs is cuSeqlensQ = 0, 1, 2, … and cuSeqlensK, the running totals of the context lengths.
+// Decoding as a prefill of one query a sequence, for `batchInvariant`: a token's attention then has the same
+// bits whether its query came alone (decode), in a chunk, or in a whole prompt that is computed again after a
+// preemption, because one kernel does all of them. What it needs is cuSeqlensQ = 0, 1, 2, … and cuSeqlensK,
+// the running totals of the context lengths.
 #include "cuda/device.h"
 #include "cuda/launch.cuh"
 #include "cuda/numbers.cuh"
@@ -10,8 +11,10 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-/// One block. Each thread adds up a run of neighbouring lengths; a scan over the threads' sums gives where each run starts.
-__global__ void cumulativeLengths(int32_t* cuSeqlensQ, int32_t* cuSeqlensK, const int32_t* contextLens, int batch) {
+/// One block. Each thread adds up a run of neighbouring lengths; a scan over the threads' sums gives where
+/// each run starts.
+__global__ void cumulativeLengths(int32_t* cuSeqlensQ, int32_t* cuSeqlensK, const int32_t* contextLens,
+                                  int batch) {
   __shared__ int32_t sums[kThreads];
   launchDependents();
   waitForPrevious();
@@ -43,7 +46,8 @@ void decodeAsPrefill(const Launch& on, const DecodeArgs& args) {
   const int batch = args.batch();
   auto* const cuSeqlensQ = static_cast<int32_t*>(args.scratch) + kDecodeCounters;
   int32_t* const cuSeqlensK = cuSeqlensQ + batch + 1;
-  launch(on, "cumulativeLengths", cumulativeLengths, 1, kThreads, 0, cuSeqlensQ, cuSeqlensK, args.contextLens, batch);
+  launch(on, "cumulativeLengths", cumulativeLengths, 1, kThreads, 0, cuSeqlensQ, cuSeqlensK, args.contextLens,
+         batch);
   PrefillArgs prefill{};
   prefill.out = args.out;
   prefill.q = args.q;

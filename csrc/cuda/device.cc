@@ -75,10 +75,11 @@ void CudaDevice::probe(const cudaDeviceProp& properties) {
             TensorView::matrix(sampleScratch_, DType::kFloat32, 1, 1));
     stream_.synchronize();
   } catch (const BackendError& error) {
-    throw BackendError(format("The cuda backend was not built for this GPU (%s, compute capability %d.%d): build it with "
-                              "NANOVLLM_CUDA_ARCH=%d%s. %s",
-                              name_.c_str(), properties.major, properties.minor, launch_.arch,
-                              launch_.arch == 90 ? "a" : "", error.what()));
+    throw BackendError(
+        format("The cuda backend was not built for this GPU (%s, compute capability %d.%d): build it with "
+               "NANOVLLM_CUDA_ARCH=%d%s. %s",
+               name_.c_str(), properties.major, properties.minor, launch_.arch, launch_.arch == 90 ? "a" : "",
+               error.what()));
   }
 }
 
@@ -96,7 +97,8 @@ void CudaDevice::memoryInfo(size_t& free, size_t& total) const {
   check(cudaMemGetInfo(&free, &total), "asking for free memory");
 }
 
-// --- transfers --------------------------------------------------------------------------------------------------------
+// --- transfers
+// --------------------------------------------------------------------------------------------------------
 
 void CudaDevice::copyIn(const TensorView& tensor, const char* bytes, size_t size) {
   if (!tensor.isContiguous() || tensor.numel() * bytesOf(tensor.dtype) != static_cast<int64_t>(size))
@@ -116,7 +118,8 @@ PendingRead CudaDevice::startRead(const TensorView& tensor) {
   return read;
 }
 
-void CudaDevice::loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size, DType source) {
+void CudaDevice::loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size,
+                          DType source) {
   const char* const op = "loadRows";
   expectFloat(op, "weight", weight, weight.rank);
   if (weight.rank < 1 || weight.rank > 2 || !weight.isContiguous())
@@ -127,7 +130,8 @@ void CudaDevice::loadRows(const TensorView& weight, int64_t firstRow, const char
   const int64_t rows = rowBytes == 0 ? 0 : static_cast<int64_t>(size) / rowBytes;
   if (rows * rowBytes != static_cast<int64_t>(size) || firstRow < 0 || firstRow + rows > weight.size[0]) {
     fail(op, "bytes",
-         format("whole rows of %lld bytes within rows 0 to %lld", (long long)rowBytes, (long long)weight.size[0] - 1),
+         format("whole rows of %lld bytes within rows 0 to %lld", (long long)rowBytes,
+                (long long)weight.size[0] - 1),
          format("%zu bytes for row %lld on", size, (long long)firstRow));
   }
   char* target = weight.data + firstRow * rowLength * bytesOf(weight.dtype);
@@ -142,11 +146,13 @@ void CudaDevice::loadRows(const TensorView& weight, int64_t firstRow, const char
     convert(launch_, target + done * bytesOf(weight.dtype), weight.dtype, loadScratch_, source,
             static_cast<int64_t>(part));
   }
-  // Layers may read weights before the kernel before them has ended (launch.cuh). What lies between must not be a kernel.
+  // Layers may read weights before the kernel before them has ended (launch.cuh). What lies between must not
+  // be a kernel.
   check(cudaMemsetAsync(loadScratch_, 0, 1, launch_.stream), "zeroing memory");
 }
 
-// --- graphs -----------------------------------------------------------------------------------------------------------
+// --- graphs
+// -----------------------------------------------------------------------------------------------------------
 
 void CudaDevice::beginCapture() {
   // Relaxed: another thread may wait for an event meanwhile.

@@ -37,14 +37,15 @@ struct PendingRead {
 
 struct DeviceOptions {
   int ordinal = 0;
-  /// A row's bits never depend on what is computed beside it: own GEMM for every shape, one kernel for all attention.
+  /// A row's bits never depend on what is computed beside it: own GEMM for every shape, one kernel for all
+  /// attention.
   bool batchInvariant = false;
   /// Names of rungs; empty: the fastest that takes the arguments.
   std::string prefillRung, decodeRung;
 };
 
-/// Belongs to one thread of JavaScript. All work goes to one stream, in order; only reads wait for it. Everything is given back on
-/// destruction.
+/// Belongs to one thread of JavaScript. All work goes to one stream, in order; only reads wait for it.
+/// Everything is given back on destruction.
 class CudaDevice {
  public:
   /// @throws BackendError when there is no such GPU, or this build holds no code for it.
@@ -79,8 +80,8 @@ class CudaDevice {
   void siluAndMul(const TensorView& out, const TensorView& x);
   void rotaryEmbedding(const TensorView& q, const TensorView& k, const TensorView& positions,
                        const TensorView& cosSin);
-  void storeKvCache(const TensorView& k, const TensorView& v, const TensorView& kCache, const TensorView& vCache,
-                    const TensorView& slots);
+  void storeKvCache(const TensorView& k, const TensorView& v, const TensorView& kCache,
+                    const TensorView& vCache, const TensorView& slots);
   void qkNormRopeStore(const QkNormRopeStore& args);
   void attnVarlen(const TensorView& cuSeqlensQ, const TensorView& cuSeqlensK, PrefillArgs args,
                   const SdpaWorkspace* workspace);
@@ -92,7 +93,8 @@ class CudaDevice {
 
  private:
   /// The dtype of this call's activations, weights and cache.
-  void expectHalf(const char* op, const char* name, const TensorView& tensor, int rank, const TensorView& like) const;
+  void expectHalf(const char* op, const char* name, const TensorView& tensor, int rank,
+                  const TensorView& like) const;
   PrefillKernel prefillKernel(const PrefillArgs& args) const;
   void probe(const cudaDeviceProp& properties);
 

@@ -1,7 +1,5 @@
 // Moving rows: out[r] = table[ids[r]] (the embedding; the choice of rows for the LM head), and the conversion
 // of checkpoint numbers to the model's dtype at load.
-#include <type_traits>
-
 #include "cuda/launch.cuh"
 #include "cuda/rows.cuh"
 

@@ -1,5 +1,6 @@
-// cuBLASLt has no row-major layout: it sees every matrix with rows and columns exchanged. So out[T, N] = x[T, K] · weight[N, K]ᵀ
-// becomes out'[N, T] = weight'ᵀ · x', where weight' is K × N and x' is K × T, all column after column. No data moves.
+// cuBLASLt has no row-major layout: it sees every matrix with rows and columns exchanged. So out[T, N] = x[T,
+// K] · weight[N, K]ᵀ becomes out'[N, T] = weight'ᵀ · x', where weight' is K × N and x' is K × T, all column
+// after column. No data moves.
 #include "cuda/gemm.h"
 
 #ifdef NANO_HAVE_CUBLASLT
@@ -51,7 +52,8 @@ using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDes
 /// A matrix whose `rows` lie one after the other, `stride` elements apart.
 MatrixLayout layoutOf(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
   MatrixLayout layout;
-  checkLt(cublasLtMatrixLayoutCreate(&layout.handle, dataType(dtype), columns, rows, stride), "making a layout");
+  checkLt(cublasLtMatrixLayoutCreate(&layout.handle, dataType(dtype), columns, rows, stride),
+          "making a layout");
   return layout;
 }
 
@@ -73,12 +75,13 @@ struct Gemm::State {
 
   const Plan& planFor(const LinearArgs& args) {
     const TensorView &out = args.out, &x = args.x, &weight = args.weight;
-    const Key key{x.size[0],       weight.size[0], weight.size[1], x.stride[0],
+    const Key key{x.size[0],        weight.size[0], weight.size[1], x.stride[0],
                   weight.stride[0], out.stride[0],  x.dtype,        out.dtype};
     const auto known = plans.find(key);
     if (known != plans.end()) return known->second;
     Plan plan;
-    checkLt(cublasLtMatmulDescCreate(&plan.operation.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
+    checkLt(cublasLtMatmulDescCreate(&plan.operation.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+            "describing a product");
     const cublasOperation_t transpose = CUBLAS_OP_T;
     checkLt(cublasLtMatmulDescSetAttribute(plan.operation.handle, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
                                            sizeof transpose),
@@ -93,12 +96,13 @@ struct Gemm::State {
             "setting a preference");
     cublasLtMatmulHeuristicResult_t best{};
     int found = 0;
-    checkLt(cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.operation.handle, plan.weight.handle, plan.x.handle,
-                                           plan.out.handle, plan.out.handle, preference.handle, 1, &best, &found),
-            "choosing an algorithm");
+    checkLt(
+        cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.operation.handle, plan.weight.handle, plan.x.handle,
+                                       plan.out.handle, plan.out.handle, preference.handle, 1, &best, &found),
+        "choosing an algorithm");
     if (found == 0) {
-      throw BackendError(format("cuBLASLt has no algorithm for %s · %sᵀ.", x.describe().c_str(),
-                                weight.describe().c_str()));
+      throw BackendError(
+          format("cuBLASLt has no algorithm for %s · %sᵀ.", x.describe().c_str(), weight.describe().c_str()));
     }
     plan.algorithm = best.algo;
     return plans.emplace(key, std::move(plan)).first->second;

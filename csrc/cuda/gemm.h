@@ -1,5 +1,5 @@
-// Matrix products by cuBLASLt, NVIDIA's library: the one kernel that is not ours. The only file that needs its headers is gemm.cc;
-// where they are missing, `available()` is false and gemmMma does the work.
+// Matrix products by cuBLASLt, NVIDIA's library: the one kernel that is not ours. The only file that needs
+// its headers is gemm.cc; where they are missing, `available()` is false and gemmMma does the work.
 #pragma once
 
 #include <memory>

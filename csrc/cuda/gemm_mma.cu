@@ -46,30 +46,27 @@ struct Args {
   bool accumulate;
 };
 
-/// Starts the copies of a quarter of one step's rows (`kTileRows` of them) into a buffer: each thread takes
-/// one chunk of every 16th row.
+/// Starts the copies of `kTileRows` rows of one step into a buffer. Each thread takes one column of chunks,
+/// every 16th row.
 template <int kTileRows, class T>
-__device__ __forceinline__ void fetchQuarter(int quarter, uint32_t buffer, const T* from, int64_t stride,
-                                             int rowsLeft, int k, int kEnd) {
+__device__ __forceinline__ void fetchTile(uint32_t buffer, const T* from, int64_t stride, int rowsLeft, int k,
+                                          int kEnd) {
   constexpr int kRowsAtOnce = kThreads / kChunksPerRow;
-  const int row = quarter * (kTileRows / 4) + threadIdx.x / kChunksPerRow,
-            chunk = threadIdx.x % kChunksPerRow;
+  const int row = threadIdx.x / kChunksPerRow, chunk = threadIdx.x % kChunksPerRow;
   const bool inside = k + chunk * kChunk < kEnd;
   const T* const source = from + row * stride + k + chunk * kChunk;
   const uint32_t target = buffer + row * kRowBytes + (chunk ^ row % 8) * kChunkBytes;
 #pragma unroll
-  for (int r = 0; r < kTileRows / 4; r += kRowsAtOnce) {
+  for (int r = 0; r < kTileRows; r += kRowsAtOnce) {
     const bool valid = inside && row + r < rowsLeft;
     copyAsync(target + r * kRowBytes, valid ? source + r * stride : from, valid);
   }
 }
 
 /// Multiplies one step: the first `kLive` of a warp's tiles of 16 rows with its columns, 16 of K at a time.
-/// `meanwhile(quarter)` is called between, so that copies start while the tensor cores are busy rather than
-/// before.
-template <int kLive, int kColumnTiles, class T, class Meanwhile>
+template <int kLive, int kColumnTiles, class T>
 __device__ __forceinline__ void multiply(float (&sums)[kRowTiles][kColumnTiles][4], uint32_t xBuffer,
-                                         uint32_t weightBuffer, const Meanwhile& meanwhile) {
+                                         uint32_t weightBuffer) {
   const int lane = threadIdx.x % kWarp;
   // Which row and chunk each lane points ldmatrix at (linear_mma.cuh): for x the matrices of an A fragment,
   // [rows 0-7 | rows 8-15] × [k 0-7 | k 8-15], first down, then right; for the weights two B fragments, first
@@ -81,14 +78,12 @@ __device__ __forceinline__ void multiply(float (&sums)[kRowTiles][kColumnTiles][
   for (int k = 0; k < kStep / 16; k++) {
     const uint32_t xPlace = ((2 * k + xChunk) ^ swizzle) * kChunkBytes;
     const uint32_t weightPlace = ((2 * k + weightChunk) ^ swizzle) * kChunkBytes;
-    uint32_t x[kLive > 0 ? kLive : 1][4], weight[kColumnTiles / 2][4];
+    uint32_t x[kLive][4], weight[kColumnTiles / 2][4];
 #pragma unroll
     for (int i = 0; i < kLive; i++) loadMatrices(x[i], xRow + i * 16 * kRowBytes + xPlace);
 #pragma unroll
-    for (int j = 0; j < kColumnTiles / 2; j++) {
-      if (kLive > 0) loadMatrices(weight[j], weightRow + j * 16 * kRowBytes + weightPlace);
-    }
-    meanwhile(k);
+    for (int j = 0; j < kColumnTiles / 2; j++)
+      loadMatrices(weight[j], weightRow + j * 16 * kRowBytes + weightPlace);
 #pragma unroll
     for (int i = 0; i < kLive; i++) {
 #pragma unroll
@@ -100,26 +95,17 @@ __device__ __forceinline__ void multiply(float (&sums)[kRowTiles][kColumnTiles][
   }
 }
 
-/// Two neighbouring outputs, or only the first. `aligned`: both in one access.
+/// Two neighbouring outputs. `aligned`: in one store.
 template <class Out>
-__device__ __forceinline__ void storeTwo(Out* to, float first, float second, bool accumulate, bool aligned,
-                                         bool both) {
+__device__ __forceinline__ void storeTwo(Out* to, float first, float second, bool aligned, bool both) {
   struct alignas(2 * sizeof(Out)) Two {
     Out value[2];
   };
-  Two old{};
-  if (accumulate && aligned) {
-    old = *reinterpret_cast<const Two*>(to);
-  } else if (accumulate) {
-    old = {to[0], both ? to[1] : fromFloat<Out>(0)};
-  }
-  const Two sum{fromFloat<Out>(first + toFloat(old.value[0])),
-                fromFloat<Out>(second + toFloat(old.value[1]))};
   if (aligned) {
-    *reinterpret_cast<Two*>(to) = sum;
+    *reinterpret_cast<Two*>(to) = {fromFloat<Out>(first), fromFloat<Out>(second)};
   } else {
-    to[0] = sum.value[0];
-    if (both) to[1] = sum.value[1];
+    to[0] = fromFloat<Out>(first);
+    if (both) to[1] = fromFloat<Out>(second);
   }
 }
 
@@ -134,23 +120,21 @@ __global__ void __launch_bounds__(kThreads, 2) gemmKernel(Out* out, Args<T> a) {
   const int steps = (a.k + kStep - 1) / kStep;
 
   const auto buffer = [&](int step) { return buffers + step % kStages * kStageBytes<kColumns>; };
-  const auto fetchX = [&](int step, int quarter) {
-    fetchQuarter<kRows>(quarter, buffer(step), a.x + firstRow * a.xStride, a.xStride, a.rows - firstRow,
-                        step * kStep, a.k);
+  const auto fetchX = [&](int step) {
+    fetchTile<kRows>(buffer(step), a.x + firstRow * a.xStride, a.xStride, a.rows - firstRow, step * kStep,
+                     a.k);
   };
-  const auto fetchWeights = [&](int step, int quarter) {
-    fetchQuarter<kColumns>(quarter, buffer(step) + kRows * kRowBytes, a.weight + firstColumn * a.weightStride,
-                           a.weightStride, a.n - firstColumn, step * kStep, a.k);
+  const auto fetchWeights = [&](int step) {
+    fetchTile<kColumns>(buffer(step) + kRows * kRowBytes, a.weight + firstColumn * a.weightStride,
+                        a.weightStride, a.n - firstColumn, step * kStep, a.k);
   };
 
   // The first weights may be fetched before the kernel that computes x has ended.
-  for (int step = 0; step < kStages - 1 && step < steps; step++) {
-    for (int quarter = 0; quarter < 4; quarter++) fetchWeights(step, quarter);
-  }
+  for (int step = 0; step < kStages - 1 && step < steps; step++) fetchWeights(step);
   launchDependents();
   waitForPrevious();
   for (int step = 0; step < kStages - 1; step++) {
-    for (int quarter = 0; quarter < 4 && step < steps; quarter++) fetchX(step, quarter);
+    if (step < steps) fetchX(step);
     commitCopies();
   }
 
@@ -161,22 +145,18 @@ __global__ void __launch_bounds__(kThreads, 2) gemmKernel(Out* out, Args<T> a) {
     // One barrier for two purposes: everyone's copies of this step have arrived, and everyone is done with
     // the step before, whose buffer the next copies fill.
     __syncthreads();
-    const auto fetchNext = [&](int quarter) {
-      const int next = step + kStages - 1;
-      if (next >= steps) return;
-      fetchX(next, quarter);
-      fetchWeights(next, quarter);
-    };
+    if (const int next = step + kStages - 1; next < steps) {
+      fetchX(next);
+      fetchWeights(next);
+    }
+    commitCopies();
     const uint32_t x = buffer(step) + warpRow * kRowBytes,
                    weight = buffer(step) + (kRows + warpColumn) * kRowBytes;
     if (rowsLeft > 16) {
-      multiply<kRowTiles, kColumnTiles, T>(sums, x, weight, fetchNext);
+      multiply<kRowTiles, kColumnTiles, T>(sums, x, weight);
     } else if (rowsLeft > 0) {
-      multiply<1, kColumnTiles, T>(sums, x, weight, fetchNext);
-    } else {
-      multiply<0, kColumnTiles, T>(sums, x, weight, fetchNext);
+      multiply<1, kColumnTiles, T>(sums, x, weight);
     }
-    commitCopies();
   }
 
   const int lane = threadIdx.x % kWarp;
@@ -197,7 +177,7 @@ __global__ void __launch_bounds__(kThreads, 2) gemmKernel(Out* out, Args<T> a) {
         const float before0 = a.accumulate ? toFloat(to[0]) : 0.0f,
                     before1 = a.accumulate && both ? toFloat(to[1]) : 0.0f;
         storeTwo(to, before0 + (sums[i][j][2 * half] + bias0), before1 + (sums[i][j][2 * half + 1] + bias1),
-                 a.accumulate, evenRows && both, both);
+                 evenRows && both, both);
       }
     }
   }

@@ -3,18 +3,16 @@
 // to keep memory busy:
 //
 // 1. Enough bytes under way. Memory answers after almost a microsecond, in which it could have delivered 3
-// MB, so 20 to 30 KB
-//    an SM must always be asked for. Each warp has a ring of stages in shared memory that asynchronous copies
-//    fill, 96 KB a block: memory sees requests far ahead of the arithmetic.
+//    MB, so 20 to 30 KB an SM must always be asked for. Each warp has a ring of stages in shared memory that
+//    asynchronous copies fill, 96 KB a block: memory sees requests far ahead of the arithmetic.
 // 2. Before its turn. In a decode step the input of a layer comes from the kernel before; the weights do not.
-// With programmatic
-//    dependent launch (launch.cuh) the block fills its rings with weights before it waits for that kernel. A
-//    small layer's weights then lie on the chip when x arrives, and memory has worked through the kernels
-//    between.
+//    With programmatic dependent launch (launch.cuh) the block fills its rings with weights before it waits
+//    for that kernel. A small layer's weights then lie on the chip when x arrives, and memory has worked
+//    through the kernels between.
 // 3. Arithmetic that costs nothing. A tensor core multiplies 16 rows of x with 8 rows of weights for the
-// price of one instruction,
-//    in the very format they are stored in. Of the 16 rows T are used. It hardly matters that the others are
-//    zeros, and it makes the order of additions the same for every T: a row's bits depend on that row alone.
+//    price of one instruction, in the very format they are stored in. Of the 16 rows T are used. It hardly
+//    matters that the others are zeros, and it makes the order of additions the same for every T: a row's
+//    bits depend on that row alone.
 //
 // Work: a tile is 8 weight rows. A block's 16 warps share the tile's K, 64 at a time, and add up their sums
 // in shared memory. So even 1024 outputs keep 128 SMs reading; with more tiles than SMs a block walks over
@@ -55,8 +53,7 @@ struct Stage {
 template <class T>
 struct Args {
   const T *x, *weight;
-  const float *bias, *gain;
-  float eps;
+  const float* bias;
   int64_t xStride, weightStride, outStride;
   int rows, n, k;
   bool swiglu, accumulate;
@@ -75,7 +72,7 @@ struct Place {
 };
 
 template <class T, class Out, int kRows>
-__global__ void __launch_bounds__(kThreads) gemvKernel(Out* out, Args<T> a) {
+__global__ void __launch_bounds__(kThreads, 2) gemvKernel(Out* out, Args<T> a) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   // As an operand of the tensor core a lane has row g (of the tile; of x) and its quarter q of every 32
@@ -90,15 +87,13 @@ __global__ void __launch_bounds__(kThreads) gemvKernel(Out* out, Args<T> a) {
             stages = min(items, kAhead);
 
   // Shared memory: the rings; every warp's sums; its part of x, as fragments that its lanes write and read
-  // themselves; its gains.
+  // themselves.
   constexpr int kXPerStep = kPieces * kRows * 4;
   Stage* const ring = reinterpret_cast<Stage*>(shared) + warp * stages;
   float (*const sums)[kSums<kRows>] =
       reinterpret_cast<float (*)[kSums<kRows>]>(reinterpret_cast<Stage*>(shared) + kWarps * stages);
   uint4* const allX = reinterpret_cast<uint4*>(sums + kWarps);
   uint4* const xs = allX + warp * stepsPerWarp * kXPerStep + g * 4 + q;
-  float* const gains =
-      reinterpret_cast<float*>(allX + stepsPerTile * kXPerStep) + warp * stepsPerWarp * kStep;
 
   // For copying, eight lanes take 128 neighbouring bytes of a row: whole lines of the caches.
   const auto fetch = [&](Stage& stage, Place at) {
@@ -114,12 +109,6 @@ __global__ void __launch_bounds__(kThreads) gemvKernel(Out* out, Args<T> a) {
     }
   };
 
-  if (a.gain && lane < kStep / 4) {
-    for (int i = 0; i < stepsPerWarp; i++) {
-      const int k = (i * kWarps + warp) * kStep + lane * 4;
-      copyAsync(sharedAddress(gains + i * kStep + lane * 4), k < a.k ? a.gain + k : a.gain, k < a.k);
-    }
-  }
   Place ahead{static_cast<int>(blockIdx.x), warp};
 #pragma unroll
   for (int i = 0; i < kAhead; i++) {
@@ -132,7 +121,6 @@ __global__ void __launch_bounds__(kThreads) gemvKernel(Out* out, Args<T> a) {
   launchDependents();
   waitForPrevious();
 
-  float squares = 0;
   const int pieces = stepsPerWarp * kPieces;
   const auto numberOf = [&](int piece) {
     return (piece / kPieces * kWarps + warp) * kStep + piece % kPieces * 32 + q * 8;
@@ -149,38 +137,19 @@ __global__ void __launch_bounds__(kThreads) gemvKernel(Out* out, Args<T> a) {
     for (int i = 0; i < kBatch; i++) {
       if (first + i >= pieces) break;
       xs[(first + i) * kRows * 4] = bits[i];
-      if (!a.gain) continue;
-      float x[8];
-      unpack<T>(bits[i], x);
-#pragma unroll
-      for (int j = 0; j < 8; j++) squares += x[j] * x[j];
-    }
-  }
-  if (a.gain) {
-    // Every block normalises x for itself.
-    __shared__ float squaresOf[kWarps][8];
-    squares += __shfl_xor_sync(kAllLanes, squares, 1);
-    squares += __shfl_xor_sync(kAllLanes, squares, 2);
-    squaresOf[warp][g] = squares;
-    waitForCopies<kAhead - 1>();  // the gains came with the first stage
-    __syncthreads();
-    float total = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; w++) total += squaresOf[w][g];
-    const float scale = rsqrtf(total / a.k + a.eps);
-    for (int i = 0; i < pieces && g < kRows; i++) {
-      float x[8], gain[8];
-      unpack<T>(xs[i * kRows * 4], x);
-      loadEight<true>(gains + i * 32 + q * 8, 8, gain);
-#pragma unroll
-      for (int j = 0; j < 8; j++) x[j] *= scale * gain[j];
-      xs[i * kRows * 4] = pack<T>(x);
     }
   }
 
   float even[4] = {}, odd[4] = {};  // two sums, so that an instruction need not wait for the one before
   int tile = blockIdx.x, step = 0;
   for (int round = 0; round < items; round += kAhead) {
+    // After the round a thread has one of its outputs, and, to add to it, reads now what is there.
+    const int index = threadIdx.x, column = index % kTile, row = index / kTile % kRows,
+              which = index / kTile / kRows;
+    const int n = (tile + which * gridDim.x) * columns + column;
+    const bool mine = which < kAhead && row < a.rows && column < columns && n < outputs;
+    Out* const to = out + row * a.outStride + n;
+    const float before = a.accumulate && mine ? toFloat(*to) : 0.0f;
     int finished = 0;
 #pragma unroll
     for (int i = 0; i < kAhead; i++) {
@@ -219,16 +188,11 @@ __global__ void __launch_bounds__(kThreads) gemvKernel(Out* out, Args<T> a) {
       for (int w = 0; w < kWarps; w++) sum += sums[w][index];
       return sum;
     };
-    const int index = threadIdx.x, column = index % kTile, row = index / kTile % kRows,
-              which = index / kTile / kRows;
-    const int n = (tile + which * gridDim.x) * columns + column;
-    if (which < finished && row < a.rows && column < columns && n < outputs) {
-      Out* const to = out + row * a.outStride + n;
+    if (mine && which < finished) {
       float result = total(index);
       if (a.bias) result += a.bias[n];
       if (a.swiglu) result = __fdividef(result, 1.0f + __expf(-result)) * total(index + kTile / 2);
-      if (a.accumulate) result += toFloat(*to);
-      *to = fromFloat<Out>(result);
+      *to = fromFloat<Out>(before + result);
     }
     tile += finished * gridDim.x;
     if (round + kAhead < items) __syncthreads();  // the sums are free again
@@ -242,14 +206,11 @@ void launchGemv(const Launch& on, const GemvArgs& args, int first, int rows) {
   const int tiles = (outputs + columns - 1) / columns, blocks = std::min(tiles, on.multiprocessors);
   const int stepsPerWarp = (k + kWarps * kStep - 1) / (kWarps * kStep);
   const int stages = std::min((tiles + blocks - 1) / blocks * stepsPerWarp, kAhead);
-  const size_t inputBytes = kRows * sizeof(T) + (args.normWeight.data ? sizeof(float) : 0);
-  const size_t shared =
-      kWarps * (stages * sizeof(Stage) + kSums<kRows> * sizeof(float) + stepsPerWarp * kStep * inputBytes);
+  const size_t inputBytes = stepsPerWarp * kStep * kRows * sizeof(T);
+  const size_t shared = kWarps * (stages * sizeof(Stage) + kSums<kRows> * sizeof(float) + inputBytes);
   const Args<T> a{args.x.as<T>() + first * args.x.stride[0],
                   args.weight.as<T>(),
                   args.bias.f32(),
-                  args.normWeight.f32(),
-                  args.eps,
                   args.x.stride[0],
                   args.weight.stride[0],
                   args.out.stride[0],

@@ -1,5 +1,6 @@
-// gemv with the steps around it done on its way in and out: in decoding these are kernels with hardly any
-// work, each of which costs its launch and a round trip to memory.
+// gemv with SwiGLU done on its way out: in decoding that is a kernel with hardly any work, which costs its
+// launch and a round trip to memory. (An RMS norm on the way in was tried too: every block has to do it
+// again, and nothing was gained.)
 #pragma once
 
 #include "cuda/kernels.h"
@@ -7,10 +8,7 @@
 namespace nanovllm::cuda {
 
 struct GemvArgs : LinearArgs {
-  /// Gains of an RMS norm of x, float32 [K]: the product takes rmsNorm(x). Null data: x itself.
-  TensorView normWeight{};
-  float eps = 0;
-  /// SwiGLU: the weight's rows are gate's, then up's; out[T, N / 2] = silu(gate) · up. No bias.
+  /// The weight's rows are gate's, then up's; out[T, N / 2] = silu(gate) · up. No bias.
   bool swiglu = false;
 };
 void gemv(const Launch&, const GemvArgs&);

@@ -1,5 +1,5 @@
-// A CUDA graph: a step's kernels, with their arguments, as one thing to launch. Launching hundreds of kernels one by one costs the
-// host more time than a small decode step costs the GPU; a graph is handed over whole.
+// A CUDA graph: a step's kernels, with their arguments, as one thing to launch. Launching hundreds of kernels
+// one by one costs the host more time than a small decode step costs the GPU; a graph is handed over whole.
 #pragma once
 
 #include <cuda_runtime_api.h>

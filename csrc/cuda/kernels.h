@@ -1,8 +1,9 @@
-// Every kernel of the cuda backend, as the device calls it: plain C++, so that only the .cu files need nvcc. Shapes and
-// meanings are those of src/tensor/kernels.ts; here they have been checked already (device.cc).
+// Every kernel of the cuda backend, as the device calls it: plain C++, so that only the .cu files need nvcc.
+// Shapes and meanings are those of src/tensor/kernels.ts; here they have been checked already (device.cc).
 //
-// Activations, weights and the KV cache are bfloat16 or float16 (all of one call alike); norms' gains, biases, the rotary table
-// and logits are float32; additions accumulate in float32. Rows may be strided, elements within a row are dense.
+// Activations, weights and the KV cache are bfloat16 or float16 (all of one call alike); norms' gains,
+// biases, the rotary table and logits are float32; additions accumulate in float32. Rows may be strided,
+// elements within a row are dense.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,12 +18,13 @@ struct Launch {
   /// Compute capability times ten: 80 (A100), 90 (H100), …
   int arch = 0;
   int multiprocessors = 0;
-  /// Programmatic dependent launch (compute capability 9.0): a kernel may start while the one before it still runs, and
-  /// waits for its results only where it needs them (launch.cuh).
+  /// Programmatic dependent launch (compute capability 9.0): a kernel may start while the one before it still
+  /// runs, and waits for its results only where it needs them (launch.cuh).
   bool programmatic = false;
 };
 
-// --- norms, activation, positions, cache ------------------------------------------------------------------------------
+// --- norms, activation, positions, cache
+// ------------------------------------------------------------------------------
 
 void rmsNorm(const Launch&, const TensorView& out, const TensorView& x, const TensorView& weight, float eps);
 void siluAndMul(const Launch&, const TensorView& out, const TensorView& x);
@@ -31,30 +33,33 @@ void rotaryEmbedding(const Launch&, const TensorView& q, const TensorView& k, co
 void storeKvCache(const Launch&, const TensorView& k, const TensorView& v, const TensorView& kCache,
                   const TensorView& vCache, const TensorView& slots);
 
-/// Head norms of q and k, rotary positions, and the store of k and v into the cache, in one pass over the projection. q is
-/// updated in place; k's and v's only use is the cache, so the projection's own k and v are left as they were.
+/// Head norms of q and k, rotary positions, and the store of k and v into the cache, in one pass over the
+/// projection. q is updated in place; k's and v's only use is the cache, so the projection's own k and v are
+/// left as they were.
 struct QkNormRopeStore {
   TensorView q, k, v;           // [T, Hq, D], [T, Hkv, D], [T, Hkv, D]: views of one projection
   TensorView qWeight, kWeight;  // float32 [D]
   float eps;
-  TensorView positions, cosSin;        // int32 [T], float32 [P, D]
-  TensorView kCache, vCache, slots;    // [NB, BS, Hkv, D] twice, int32 [T]
+  TensorView positions, cosSin;      // int32 [T], float32 [P, D]
+  TensorView kCache, vCache, slots;  // [NB, BS, Hkv, D] twice, int32 [T]
 };
 void qkNormRopeStore(const Launch&, const QkNormRopeStore&);
 
 /// out[R, H] = rows ids[R] of table[V, H]: the embedding, and the choice of rows for the LM head.
 void gatherRows(const Launch&, const TensorView& out, const TensorView& table, const TensorView& ids);
 /// Rows of checkpoint bytes (device memory, dense, `source`) into dense `target` elements of another dtype.
-void convert(const Launch&, void* target, DType targetType, const void* source, DType sourceType, int64_t count);
+void convert(const Launch&, void* target, DType targetType, const void* source, DType sourceType,
+             int64_t count);
 
 /// out[B] = table[slots[B]] (0 for slot -1), and table[slots[B]] = values[B] (slot -1 skips); all int32.
 void gatherTokens(const Launch&, const TensorView& out, const TensorView& table, const TensorView& slots);
 void scatterTokens(const Launch&, const TensorView& table, const TensorView& values, const TensorView& slots);
 
-// --- linear layers ----------------------------------------------------------------------------------------------------
+// --- linear layers
+// ----------------------------------------------------------------------------------------------------
 
-/// out[T, N] = x[T, K] · weight[N, K]ᵀ + bias[N], or out += that. `bias.data` is null without a bias. `out` has x's dtype or
-/// float32.
+/// out[T, N] = x[T, K] · weight[N, K]ᵀ + bias[N], or out += that. `bias.data` is null without a bias. `out`
+/// has x's dtype or float32.
 struct LinearArgs {
   TensorView out, x, weight, bias;
   bool accumulate = false;
@@ -64,18 +69,20 @@ struct LinearArgs {
 constexpr int kGemvMaxRows = 8;
 /// T <= kGemvMaxRows, K a multiple of 8. A row's result does not depend on the other rows.
 void gemv(const Launch&, const LinearArgs&);
-/// Tensor cores without a library, any shape with K a multiple of 8. Its tiles are the same for every T, so that a row's bits do
-/// not depend on the other rows: what `batchInvariant` uses, and what runs where cuBLASLt is missing.
+/// Tensor cores without a library, any shape with K a multiple of 8. Its tiles are the same for every T, so
+/// that a row's bits do not depend on the other rows: what `batchInvariant` uses, and what runs where
+/// cuBLASLt is missing.
 void gemmMma(const Launch&, const LinearArgs&);
 
-// --- attention --------------------------------------------------------------------------------------------------------
+// --- attention
+// --------------------------------------------------------------------------------------------------------
 
 /// src/tensor/kernels.ts, AttnVarlenArgs. All int32 arrays are dense device memory.
 struct PrefillArgs {
-  TensorView out, q;  // [T, Hq, D]; q's rows are strided
-  TensorView k, v;    // [S, Hkv, D], or with block tables the cache [NB, BS, Hkv, D]
-  const int32_t* cuSeqlensQ;  // [B + 1]
-  const int32_t* cuSeqlensK;  // [B + 1]
+  TensorView out, q;           // [T, Hq, D]; q's rows are strided
+  TensorView k, v;             // [S, Hkv, D], or with block tables the cache [NB, BS, Hkv, D]
+  const int32_t* cuSeqlensQ;   // [B + 1]
+  const int32_t* cuSeqlensK;   // [B + 1]
   const int32_t* blockTables;  // [B, blockTableStride]; null: k and v are contiguous
   int64_t blockTableStride;
   int batch, maxSeqlenQ, maxSeqlenK;
@@ -97,7 +104,8 @@ struct DecodeArgs {
   int64_t blockTableStride;
   int maxContextLen;
   float scale;
-  /// Device memory for partial results; its first kDecodeCounters int32 are zero before and after every launch.
+  /// Device memory for partial results; its first kDecodeCounters int32 are zero before and after every
+  /// launch.
   void* scratch;
   size_t scratchBytes;
 
@@ -110,8 +118,8 @@ struct DecodeArgs {
 constexpr int kDecodeCounters = 1 << 16;
 constexpr size_t kDecodeScratchBytes = size_t{64} << 20;
 
-// The ladders: every rung computes the same, each faster than the one before. The engine takes the highest that `supports`
-// says can run; the others are for reading, tests and benchmarks.
+// The ladders: every rung computes the same, each faster than the one before. The engine takes the highest
+// that `supports` says can run; the others are for reading, tests and benchmarks.
 using PrefillKernel = void (*)(const Launch&, const PrefillArgs&);
 using DecodeKernel = void (*)(const Launch&, const DecodeArgs&);
 
@@ -122,9 +130,10 @@ void prefillWgmma(const Launch&, const PrefillArgs&);   // Hopper: wgmma, TMA, s
 /// Whether prefillWgmma takes these arguments (arch 90, head size 64 or 128, …); prefillMma takes all.
 bool prefillWgmmaSupports(const Launch&, const PrefillArgs&);
 
-void decodeWarp(const Launch&, const DecodeArgs&);    // one warp a head walks the whole context
-void decodeSplit(const Launch&, const DecodeArgs&);   // the context split over blocks, then merged
-void decodePacked(const Launch&, const DecodeArgs&);  // and all heads of a group share each key, in wide loads
+void decodeWarp(const Launch&, const DecodeArgs&);   // one warp a head walks the whole context
+void decodeSplit(const Launch&, const DecodeArgs&);  // the context split over blocks, then merged
+void decodePacked(const Launch&,
+                  const DecodeArgs&);  // and all heads of a group share each key, in wide loads
 
 /// `sdpa.math`: gathers K and V into dense buffers and materialises the scores. Workspace float32.
 struct SdpaWorkspace {
@@ -133,7 +142,8 @@ struct SdpaWorkspace {
 void sdpaMathPrefill(const Launch&, const PrefillArgs&, const SdpaWorkspace&);
 void sdpaMathDecode(const Launch&, const DecodeArgs&, const SdpaWorkspace&);
 
-// --- sampling ---------------------------------------------------------------------------------------------------------
+// --- sampling
+// ---------------------------------------------------------------------------------------------------------
 
 /// src/tensor/kernels.ts, SampleArgs; all arrays on the device.
 struct SampleInput {

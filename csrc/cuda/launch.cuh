@@ -1,14 +1,16 @@
 // Launching a kernel, with its errors turned into ours, and programmatic dependent launch.
 //
-// A kernel normally starts when the one before it has ended and all its writes are visible. Between the two the GPU is idle for
-// one or two microseconds, and a decode step has hundreds of kernels. With programmatic dependent launch (compute capability
-// 9.0) the next kernel starts as soon as every block of this one has called `launchDependents()` or ended; it does
-// what needs no results (computing addresses, reading weights) and then calls `waitForPrevious()`, which returns when
-// the previous kernel has ended and its writes are visible.
+// A kernel normally starts when the one before it has ended and all its writes are visible. Between the two
+// the GPU is idle for one or two microseconds, and a decode step has hundreds of kernels. With programmatic
+// dependent launch (compute capability 9.0) the next kernel starts as soon as every block of this one has
+// called `launchDependents()` or ended; it does what needs no results (computing addresses, reading weights)
+// and then calls `waitForPrevious()`, which returns when the previous kernel has ended and its writes are
+// visible.
 //
-// The rules: every kernel launched with `launch()` calls `waitForPrevious()` in all its threads before it reads or writes
-// anything that an earlier kernel writes or reads. (Weights may be read before: nothing writes them.) Since a kernel ends
-// only after its own wait, waiting for the previous one means that all before it have ended too.
+// The rules: every kernel launched with `launch()` calls `waitForPrevious()` in all its threads before it
+// reads or writes anything that an earlier kernel writes or reads. (Weights may be read before: nothing
+// writes them.) Since a kernel ends only after its own wait, waiting for the previous one means that all
+// before it have ended too.
 #pragma once
 
 #include <utility>
@@ -39,13 +41,13 @@ __device__ __forceinline__ void launchDependents() {
 
 /// kernel<<<grid, block, sharedBytes, stream>>>(args...)
 template <class... Params, class... Args>
-void launch(const Launch& on, const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, size_t sharedBytes,
-            Args&&... args) {
+void launch(const Launch& on, const char* name, void (*kernel)(Params...), dim3 grid, dim3 block,
+            size_t sharedBytes, Args&&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;  // nothing to do, which CUDA calls an error
   // More than 48 KB, a kernel's own declared arrays among them, must be asked for.
   if (sharedBytes > 32 * 1024) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(sharedBytes)),
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes)),
           name);
   }
   cudaLaunchAttribute attribute{};

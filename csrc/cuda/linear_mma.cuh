@@ -3,6 +3,8 @@
 // later).
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/numbers.cuh"
 
 namespace nanovllm::cuda {

@@ -16,7 +16,9 @@ Stream::~Stream() {
   if (stream_) cudaStreamDestroy(stream_);
 }
 
-void Stream::create() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
+void Stream::create() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+}
 
 void Stream::synchronize() const { check(cudaStreamSynchronize(stream_), "work on the GPU"); }
 
@@ -28,8 +30,10 @@ char* DeviceMemory::allocate(size_t bytes, cudaStream_t stream) {
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     throw BackendError(
-        format("Out of GPU memory: %zu bytes (%.2f GiB) were asked for, and %.2f of the GPU's %.2f GiB are free. Lower "
-               "gpuMemoryUtilization, maxNumBatchedTokens, maxNumSeqs or maxModelLen, or end what else uses the GPU.",
+        format("Out of GPU memory: %zu bytes (%.2f GiB) were asked for, and %.2f of the GPU's %.2f GiB are "
+               "free. Lower "
+               "gpuMemoryUtilization, maxNumBatchedTokens, maxNumSeqs or maxModelLen, or end what else uses "
+               "the GPU.",
                bytes, bytes / kGiB, free / kGiB, total / kGiB));
   }
   pieces_[static_cast<char*>(address)] = bytes;
@@ -59,7 +63,8 @@ PinnedBuffer::PinnedBuffer(size_t bytes) : bytes_(bytes) {
 PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
 
 Event::Event() {
-  check(cudaEventCreateWithFlags(&event_, cudaEventBlockingSync | cudaEventDisableTiming), "creating an event");
+  check(cudaEventCreateWithFlags(&event_, cudaEventBlockingSync | cudaEventDisableTiming),
+        "creating an event");
 }
 
 Event::~Event() { cudaEventDestroy(event_); }

@@ -45,7 +45,8 @@ class DeviceMemory {
   size_t total_ = 0;
 };
 
-/// Host memory the GPU's copy engine can reach by itself (page-locked): a copy from there runs while the program goes on.
+/// Host memory the GPU's copy engine can reach by itself (page-locked): a copy from there runs while the
+/// program goes on.
 class PinnedBuffer {
  public:
   explicit PinnedBuffer(size_t bytes);
@@ -60,7 +61,8 @@ class PinnedBuffer {
   size_t bytes_ = 0;
 };
 
-/// A moment in a stream's work. Waiting for it sleeps instead of spinning, so that a waiting thread costs no processor.
+/// A moment in a stream's work. Waiting for it sleeps instead of spinning, so that a waiting thread costs no
+/// processor.
 class Event {
  public:
   Event();
@@ -75,8 +77,9 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-/// Host values on their way to the device. They are copied to pinned memory at once, so that the caller may change them, and from
-/// there by the stream in its own time. The memory is a ring of segments; one is used again when its copies are done.
+/// Host values on their way to the device. They are copied to pinned memory at once, so that the caller may
+/// change them, and from there by the stream in its own time. The memory is a ring of segments; one is used
+/// again when its copies are done.
 class Staging {
  public:
   void copyIn(char* target, const char* source, size_t bytes, cudaStream_t stream);
@@ -90,7 +93,8 @@ class Staging {
   size_t used_ = 0;
 };
 
-/// Pinned memory for results on their way back. Allocating it takes longer than a decode step, so it is kept for the next read.
+/// Pinned memory for results on their way back. Allocating it takes longer than a decode step, so it is kept
+/// for the next read.
 class ReadBuffers {
  public:
   std::unique_ptr<PinnedBuffer> take(size_t bytes);

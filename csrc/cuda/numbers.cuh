@@ -21,11 +21,17 @@ __device__ __forceinline__ float toFloat(__half x) { return __half2float(x); }
 template <class T>
 __device__ __forceinline__ T fromFloat(float x);
 template <>
-__device__ __forceinline__ float fromFloat<float>(float x) { return x; }
+__device__ __forceinline__ float fromFloat<float>(float x) {
+  return x;
+}
 template <>
-__device__ __forceinline__ __nv_bfloat16 fromFloat<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+__device__ __forceinline__ __nv_bfloat16 fromFloat<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
 template <>
-__device__ __forceinline__ __half fromFloat<__half>(float x) { return __float2half_rn(x); }
+__device__ __forceinline__ __half fromFloat<__half>(float x) {
+  return __float2half_rn(x);
+}
 
 /// The two-element vector type of a 16-bit float, and its conversion.
 template <class T>
@@ -79,7 +85,8 @@ __device__ __forceinline__ float warpMax(float x) {
   return x;
 }
 
-/// Calls `body` with a value of the C++ type of a 16-bit float dtype: `dispatch(dtype, [&](auto zero) { using T = decltype(zero); … })`.
+/// Calls `body` with a value of the C++ type of a 16-bit float dtype: `dispatch(dtype, [&](auto zero) { using
+/// T = decltype(zero); … })`.
 template <class Body>
 void dispatch(DType dtype, const Body& body) {
   if (dtype == DType::kBFloat16) {
@@ -87,7 +94,8 @@ void dispatch(DType dtype, const Body& body) {
   } else if (dtype == DType::kFloat16) {
     body(__half{});
   } else {
-    throw TensorError(std::string("The cuda backend computes in bfloat16 or float16, not in ") + nameOf(dtype) + ".");
+    throw TensorError(std::string("The cuda backend computes in bfloat16 or float16, not in ") +
+                      nameOf(dtype) + ".");
   }
 }
 

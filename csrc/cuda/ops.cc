@@ -44,10 +44,9 @@ void CudaDevice::linear(const GemvArgs& args) {
   if (x.size[1] % 8 != 0 || x.stride[0] % 8 != 0 || weight.stride[0] % 8 != 0)
     fail(op, "the inputs of a layer", "a multiple of 8", std::to_string(x.size[1]));
   if (bias.data) expectVector(op, "bias", bias, weight.size[0]);
-  if (args.normWeight.data) expectVector(op, "the norm", args.normWeight, x.size[1]);
   if (!options_.batchInvariant && x.size[0] <= kGemvMaxRows) {
     gemv(launch_, args);
-  } else if (args.normWeight.data || args.swiglu) {
+  } else if (args.swiglu) {
     fail(op, "a fused layer", format("at most %d rows", kGemvMaxRows), std::to_string(x.size[0]));
   } else if (gemm_) {
     gemm_->run(launch_, args);
@@ -136,8 +135,8 @@ void CudaDevice::qkNormRopeStore(const QkNormRopeStore& args) {
 namespace {
 
 /// The heads of q, k, v and out fit together. `headsAt` is where k and v have their heads.
-void expectHeads(const char* op, const TensorView& out, const TensorView& q, const TensorView& k, const TensorView& v,
-                 int headsAt) {
+void expectHeads(const char* op, const TensorView& out, const TensorView& q, const TensorView& k,
+                 const TensorView& v, int headsAt) {
   for (int i = 0; i < 3; i++) expectSize(op, "a dimension of out", out.size[i], q.size[i]);
   if (!out.isContiguous()) fail(op, "out", "a dense tensor", out.describe());
   for (int i = 0; i <= headsAt + 1; i++) expectSize(op, "a dimension of v", v.size[i], k.size[i]);
@@ -178,7 +177,8 @@ void CudaDevice::attnVarlen(const TensorView& cuSeqlensQ, const TensorView& cuSe
   }
 }
 
-void CudaDevice::attnWithKvCache(const TensorView& contextLens, DecodeArgs args, const SdpaWorkspace* workspace) {
+void CudaDevice::attnWithKvCache(const TensorView& contextLens, DecodeArgs args,
+                                 const SdpaWorkspace* workspace) {
   const char* const op = "attnWithKvCache";
   expectHalf(op, "q", args.q, 3, args.q);
   expectHalf(op, "out", args.out, 3, args.q);

@@ -1,4 +1,4 @@
-// Random numbers on the device: the words of Philox4x32-10 (csrc/cpu/philox.h says what it is) and the Gumbel
+// Random numbers on the device: the words of Philox4x32-10 (csrc/philox.h says what it is) and the Gumbel
 // noise made of them.
 //
 // Every thread computes the noise of its own tokens from (seed, position, token id): there is no generator
@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "cpu/philox.h"  // the constants
+#include "philox.h"  // the constants
 
 namespace nanovllm::cuda {
 

@@ -3,6 +3,8 @@
 // moves 512 bytes for a warp.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/numbers.cuh"
 
 namespace nanovllm::cuda {

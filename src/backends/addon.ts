@@ -20,9 +20,8 @@ export interface NativeDevice {
   loadRows(weight: Desc, firstRow: number, bytes: Uint8Array, dtypeCode: number): void;
   copyIn(tensor: Desc, values: Float32Array | Int32Array): void;
   embedding(out: Desc, ids: Desc, weight: Desc): void;
-  // biome-ignore format: the product; what comes after it, and before it (the cpu looks at the first two only)
-  linear(out: Desc, x: Desc, weight: Desc, bias: Maybe, accumulate: boolean, siluAndMul: boolean,
-    normWeight: Maybe, normEps: number): void;
+  /** The cpu does not look at `siluAndMul`, which it never gets. */
+  linear(out: Desc, x: Desc, weight: Desc, bias: Maybe, accumulate: boolean, siluAndMul: boolean): void;
   rmsNorm(out: Desc, x: Desc, weight: Desc, eps: number): void;
   siluAndMul(out: Desc, x: Desc): void;
   rotaryEmbedding(q: Desc, k: Desc, positions: Desc, cosSin: Desc): void;

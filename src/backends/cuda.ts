@@ -3,7 +3,7 @@ import { NativeBackend } from '#nano/backends/native';
 import { BackendError, InvalidTensorError } from '#nano/errors';
 import { decodeFloats, type FloatDType } from '#nano/tensor/dtype';
 import type { AttnVarlenArgs, AttnWithKvCacheArgs, DeviceGraph, QkNormRopeStoreArgs } from '#nano/tensor/kernels';
-import { Tensor } from '#nano/tensor/tensor';
+import type { Tensor } from '#nano/tensor/tensor';
 
 /** `kGemvMaxRows` of csrc/cuda/kernels.h. */
 const GEMV_MAX_ROWS = 8;
@@ -60,7 +60,7 @@ export class CudaBackend extends NativeBackend<CudaNativeDevice> {
   }
 
   /** The kernel for few rows does: it spends its time on the weights. */
-  fusesLinear(rows: number): boolean {
+  fusesSiluAndMul(rows: number): boolean {
     return rows <= GEMV_MAX_ROWS && !this.batchInvariant;
   }
 

@@ -1,7 +1,14 @@
 import type { NativeDevice } from '#nano/backends/addon';
 import { BackendError, InvalidTensorError } from '#nano/errors';
 import { DTYPE_BYTES, type DType, type FloatDType } from '#nano/tensor/dtype';
-import type { ArenaMemory, AttnVarlenArgs, AttnWithKvCacheArgs, Backend, LinearArgs, SampleArgs } from '#nano/tensor/kernels';
+import type {
+  ArenaMemory,
+  AttnVarlenArgs,
+  AttnWithKvCacheArgs,
+  Backend,
+  LinearArgs,
+  SampleArgs,
+} from '#nano/tensor/kernels';
 import { type Storage, Tensor } from '#nano/tensor/tensor';
 
 /** The code of a checkpoint's dtype, as in `Tensor.desc`. */
@@ -110,10 +117,8 @@ export abstract class NativeBackend<Device extends NativeDevice> implements Back
     this.call(() => this.device.embedding(out.desc, ids.desc, weight.desc));
   }
 
-  linear(out: Tensor, x: Tensor, weight: Tensor, { bias, accumulate, norm, siluAndMul }: LinearArgs): void {
-    const after = [bias && bias.desc, accumulate, siluAndMul] as const;
-    const before = [norm && norm.weight.desc, norm ? norm.eps : 0] as const;
-    this.call(() => this.device.linear(out.desc, x.desc, weight.desc, ...after, ...before));
+  linear(out: Tensor, x: Tensor, weight: Tensor, { bias, accumulate, siluAndMul }: LinearArgs): void {
+    this.call(() => this.device.linear(out.desc, x.desc, weight.desc, bias && bias.desc, accumulate, siluAndMul));
   }
 
   rmsNorm(out: Tensor, x: Tensor, weight: Tensor, eps: number): void {
@@ -162,4 +167,3 @@ export abstract class NativeBackend<Device extends NativeDevice> implements Back
     }
   }
 }
-

@@ -1,84 +1,93 @@
-import { performance } from 'node:perf_hooks';
-import { CpuBackend, READ_PATTERNS } from '#nano/backends/cpu';
-import type { BenchContext, BenchRow } from '#nano/bench/main';
-import { shapeFiles } from '#nano/bench/shapes';
-import { Config } from '#nano/config';
-import { buildEngine } from '#nano/engine/build-engine';
-import type { LLMEngine } from '#nano/engine/llm-engine';
-import { platform } from '#nano/platform';
+import { BenchEngine } from '#nano/bench/engine';
+import type { BenchContext } from '#nano/bench/options';
+import { nanoVllm } from '#nano/bench/peers';
+import type { BenchRow } from '#nano/bench/report';
+import type { Backend } from '#nano/tensor/kernels';
 
 const MIB = 2 ** 20;
-const PROBE_BYTES = 2 ** 30;
 
 /**
- * One sequence: the time of a prefill, and of each decoded token. Decoding reads every weight once a token, so
- * its floor is weight bytes over the machine's measured read bandwidth.
+ * How long requests that arrive together wait for the first token of the last of them (TTFT), and then for each further one
+ * (TPOT): greedy, prompts of equal length, nothing else running.
  */
-export async function latency({
-  shape,
-  options,
-  inputTokens,
-  outputTokens,
-  repeats,
-  log,
-}: BenchContext): Promise<BenchRow[]> {
-  const backend = platform.createBackend(options.backend ?? 'auto');
-  const bandwidth = backend instanceof CpuBackend ? measureBandwidth(backend, log) : undefined;
-  const maxModelLen = inputTokens + outputTokens + 1;
-  const config = new Config({
-    loadFormat: 'dummy',
-    maxNumSeqs: 1,
+export async function latency(context: BenchContext): Promise<BenchRow[]> {
+  const { shape, inputLen, repeats, limits, log } = context;
+  const machine = limits();
+  const batchesOn = ({ name }: Backend) => context.batch ?? (name === 'cuda' ? [1, 16, 64] : [1]);
+  const outputsOn = ({ name }: Backend) => context.outputLen ?? (name === 'cuda' ? 128 : 32);
+  const bench = await BenchEngine.open(context, (backend) => ({
     enablePrefixCaching: false,
-    ...options,
-    maxModelLen,
-  });
-  log(`loading random weights of ${shape} …`);
-  const built = await buildEngine(shapeFiles(shape), config, backend, () => 2 ** 31, () => {});
-  const { engine, ops, modelConfig, dtype, weightBytes } = built;
+    maxNumSeqs: Math.max(...batchesOn(backend)),
+    maxModelLen: Math.max(...inputLen) + outputsOn(backend),
+  }));
+  const { backend, built, costs } = bench;
+  const outputLen = outputsOn(backend);
   const rows: BenchRow[] = [];
-  const best = { prefill: Infinity, decode: Infinity };
-  for (let i = 0; i < repeats; i++) {
-    const prompt = Array.from({ length: inputTokens }, (_, t) => (t * 7919 + i * 104729) % modelConfig.vocabSize);
-    engine.addRequest(prompt, { temperature: 0, maxTokens: outputTokens, ignoreEos: true });
-    const started = performance.now();
-    await step(engine);
-    const prefilled = performance.now();
-    while (engine.hasUnfinishedRequests) await step(engine);
-    best.prefill = Math.min(best.prefill, (prefilled - started) / 1000);
-    best.decode = Math.min(best.decode, (performance.now() - prefilled) / 1000 / (outputTokens - 1));
+  await measure(bench, 1, inputLen[0], 2); // the first request of a process also pays for what is loaded on demand
+  for (const batch of batchesOn(backend)) {
+    for (const length of inputLen) {
+      const runs: Times[] = [];
+      for (let i = 0; i < repeats; i++) runs.push(await measure(bench, batch, length, outputLen));
+      const what = `${batch} × ${length}`;
+      const first = summary(runs.map((run) => run.first));
+      const next = summary(runs.map((run) => run.next));
+      const operations = costs.prefillOps(Array(batch).fill(length));
+      const bytes = costs.decodeBytes(batch * (length + outputLen / 2));
+      const boundFirst = machine && { bound: (1e3 * operations) / machine.matrixRate, boundIs: 'prefill operations' };
+      const boundNext = machine && {
+        bound: (1e3 * bytes) / machine.bandwidth,
+        boundIs: 'weights, keys and values read',
+      };
+      const peer = (figure: string) => nanoVllm(`latency ${what} ${figure} ms`, shape, backend);
+      rows.push(
+        { what: `${what}: first token`, ...first, unit: 'ms', ...boundFirst, ...peer('first') },
+        { what: `${what}: each next token`, ...next, unit: 'ms', ...boundNext, ...peer('next') },
+        { what: `${what}: prefill`, value: (1e3 * batch * length) / first.value, unit: 'tok/s' },
+        { what: `${what}: decode`, value: (1e3 * batch) / next.value, unit: 'tok/s' },
+      );
+      log(`${what}: first ${first.value.toFixed(2)} ms, next ${next.value.toFixed(3)} ms`);
+    }
   }
-  log(`${backend.description}; ${dtype}; weights ${(weightBytes / 1e6).toFixed(0)} MB`);
-  rows.push({ what: `prefill of ${inputTokens} tokens`, value: inputTokens / best.prefill, unit: 'tok/s' });
-  rows.push({
-    what: `decode after ${inputTokens} tokens, one sequence`,
-    value: 1 / best.decode,
-    unit: 'tok/s',
-    ...(bandwidth && { bound: bandwidth / weightBytes, boundIs: 'read bandwidth / weight bytes' }),
-  });
-  if (bandwidth) rows.push({ what: 'memory read bandwidth, all threads', value: bandwidth / 1e9, unit: 'GB/s' });
-  const kvBytes = backend.allocatedBytes - weightBytes - ops.arenaBytes;
-  rows.push({
-    what: 'peak resident size',
-    value: process.resourceUsage().maxRSS / 1024,
-    unit: 'MiB',
-    bound: (1.3 * weightBytes + kvBytes + 150e6) / MIB,
-    boundIs: '1.3 × weights + KV cache + 150 MB, not to be exceeded',
-  });
-  backend.close();
+  if (machine) rows.push({ what: 'memory bandwidth', value: machine.bandwidth / 1e9, unit: 'GB/s' });
+  if (backend.name !== 'cuda') {
+    const kvBytes = backend.allocatedBytes - built.weightBytes - built.ops.arenaBytes;
+    rows.push({
+      what: 'peak resident size',
+      value: process.resourceUsage().maxRSS / 1024,
+      unit: 'MiB',
+      bound: (1.3 * built.weightBytes + kvBytes + 150e6) / MIB,
+      boundIs: '1.3 × weights + KV cache + 150 MB, not to be exceeded',
+    });
+  }
+  bench.close();
   return rows;
 }
 
-/** One step, of which every request must come out well. */
-async function step(engine: LLMEngine): Promise<void> {
-  for (const { error } of await engine.step()) if (error) throw error;
+interface Times {
+  /** Milliseconds. */
+  readonly first: number;
+  readonly next: number;
 }
 
-/** The best of three access patterns over 1 GiB. */
-function measureBandwidth(backend: CpuBackend, log: (line: string) => void): number {
-  const results = READ_PATTERNS.map((pattern) => ({
-    pattern,
-    rate: backend.readBandwidth(PROBE_BYTES, pattern, 1.5),
-  }));
-  log(`read bandwidth: ${results.map(({ pattern, rate }) => `${pattern} ${(rate / 1e9).toFixed(1)}`).join(', ')} GB/s`);
-  return Math.max(...results.map(({ rate }) => rate));
+async function measure(bench: BenchEngine, batch: number, length: number, outputLen: number): Promise<Times> {
+  const { engine, modelConfig } = bench.built;
+  const random = () => Math.floor(Math.random() * modelConfig.vocabSize);
+  const prompts = Array.from({ length: batch }, () => Array.from({ length }, random));
+  const started = performance.now();
+  for (const prompt of prompts) engine.addRequest(prompt, { temperature: 0, maxTokens: outputLen, ignoreEos: true });
+  const begun = new Set<number>();
+  let first = started;
+  while (bench.isBusy) {
+    for (const { requestId } of await bench.step()) {
+      if (begun.size === batch) continue;
+      begun.add(requestId);
+      first = performance.now();
+    }
+  }
+  return { first: first - started, next: (performance.now() - first) / (outputLen - 1) };
+}
+
+function summary(times: number[]): { value: number; median: number } {
+  const sorted = times.sort((a, b) => a - b);
+  return { value: sorted[0], median: sorted[sorted.length >> 1] };
 }

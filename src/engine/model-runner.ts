@@ -2,7 +2,7 @@ import type { Config } from '#nano/config';
 import { DecodeGraph, type DecodeOutput } from '#nano/engine/decode-graph';
 import { type TokenLogprobs, tokenLogprobs } from '#nano/engine/logprobs';
 import type { Batch } from '#nano/engine/scheduler';
-import type { Sequence } from '#nano/engine/sequence';
+import { Sequence } from '#nano/engine/sequence';
 import { Sampler } from '#nano/layers/sampler';
 import type { CausalLM } from '#nano/models/registry';
 import type { FloatDType } from '#nano/tensor/dtype';
@@ -33,6 +33,10 @@ interface Reads {
   readonly tokens: Promise<Float32Array | Int32Array>;
   readonly logits: Promise<Float32Array | Int32Array> | null;
 }
+
+const NOTHING_TO_READ: Reads = { tokens: Promise.resolve(new Int32Array()), logits: null };
+const WARM_UP_TOKENS = 512;
+const WARM_UP_STEPS = 8;
 
 /**
  * Turns a scheduled batch into packed tensors, runs the model and draws the next tokens. Owns the KV cache, which it is given
@@ -67,6 +71,24 @@ export class ModelRunner {
   allocateKvCache(numBlocks: number): void {
     this.bindCaches(numBlocks, (shape) => this.ops.backend.allocate(shape, this.options.kvCacheDType));
     this.decodeGraph.captureAll();
+    if (this.ops.backend.isAsync) this.warmUp();
+  }
+
+  /**
+   * A few steps over a made-up prompt. What comes first pays for much: a GPU loads kernels when they are first called, libraries choose
+   * algorithms, and JavaScript's compiler has not seen our code run. Without this the first request would wait for it.
+   */
+  private warmUp(): void {
+    const { config, maxModelLen } = this.options;
+    const length = Math.min(WARM_UP_TOKENS, config.maxNumBatchedTokens, maxModelLen);
+    const seq = new Sequence(new Array(length).fill(0), undefined, config.kvCacheBlockSize);
+    seq.numScheduledTokens = length;
+    seq.tokenSlot = 0;
+    seq.blockTable = new Array(seq.numBlocks).fill(0); // block 0 is nobody's yet, and may hold anything
+    for (let i = 0; i < WARM_UP_STEPS; i++) {
+      this.prefill([seq], [seq], () => NOTHING_TO_READ);
+      this.decodeGraph.run([seq], () => NOTHING_TO_READ);
+    }
   }
 
   private bindCaches(numBlocks: number, allocate: (shape: readonly number[]) => Tensor): void {

@@ -1,6 +1,5 @@
 import type { Parameter } from '#nano/layers/parameter';
 import type { FloatDType } from '#nano/tensor/dtype';
-import type { Norm } from '#nano/tensor/kernels';
 import type { Ops } from '#nano/tensor/ops';
 import type { Tensor } from '#nano/tensor/tensor';
 
@@ -31,11 +30,11 @@ export class Linear {
   }
 
   /**
-   * `[T, inputs]` → `[T, outputs]`, a new tensor or added to `addTo`. `norm` is applied to `x` first; with `siluAndMul` the result is
-   * SwiGLU's, `[T, outputs / 2]`. They are part of the layer because a good kernel does them on the way: what is in
-   * registers anyway need not go through memory once more.
+   * `[T, inputs]` → `[T, outputs]`, a new tensor or added to `addTo`; with `siluAndMul` the result is SwiGLU's, `[T, outputs / 2]`. Both are
+   * part of the layer because a good kernel does them on the way: what is in registers anyway need not go through memory
+   * once more.
    */
-  forward(x: Tensor, options: { norm?: Norm; siluAndMul?: boolean; addTo?: Tensor } = {}): Tensor {
+  forward(x: Tensor, options: { siluAndMul?: boolean; addTo?: Tensor } = {}): Tensor {
     return this.ops.linear(x, this.weight, { bias: this.bias, ...options });
   }
 

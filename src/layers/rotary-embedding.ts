@@ -35,12 +35,7 @@ export class RotaryEmbedding {
   /** float32 `[P, D]` */
   readonly cosSin: Tensor;
 
-  constructor(
-    ops: Ops,
-    dim: number,
-    maxPositions: number,
-    theta: number,
-  ) {
+  constructor(ops: Ops, dim: number, maxPositions: number, theta: number) {
     this.cosSin = ops.backend.allocate([maxPositions, dim], 'float32');
     ops.backend.write(this.cosSin, rotaryTable(maxPositions, dim, theta));
   }

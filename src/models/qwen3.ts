@@ -56,7 +56,7 @@ class Qwen3Attention {
   /** `residual[T, H] += attention(norm(residual))` */
   forward(positions: Tensor, residual: Tensor, norm: RMSNorm, context: Context): void {
     const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = this.config;
-    const qkv = this.qkvProj.forward(residual, { norm });
+    const qkv = this.qkvProj.forward(norm.forward(residual));
     const q = qkv.columns(0, heads * headDim).splitHeads(heads);
     const k = qkv.columns(heads * headDim, kvHeads * headDim).splitHeads(kvHeads);
     const v = qkv.columns((heads + kvHeads) * headDim, kvHeads * headDim).splitHeads(kvHeads);
@@ -91,7 +91,7 @@ class Qwen3MLP {
 
   /** `residual[T, H] += mlp(norm(residual))` */
   forward(residual: Tensor, norm: RMSNorm): void {
-    const gated = this.gateUpProj.forward(residual, { norm, siluAndMul: true });
+    const gated = this.gateUpProj.forward(norm.forward(residual), { siluAndMul: true });
     this.downProj.forward(gated, { addTo: residual });
   }
 

@@ -82,16 +82,11 @@ export interface LinearArgs {
   readonly bias: Tensor | null;
   /** `out +=` instead of `out =`: how a block adds its result to the residual stream. */
   readonly accumulate: boolean;
-  /** The product takes rmsNorm(x). Only where {@link Backend.fusesLinear} says so; elsewhere `x` has been normalised. */
-  readonly norm: Norm | null;
-  /** SwiGLU on the way out: out is `[T, N / 2]`, silu of the first half of the outputs times the second. Likewise. */
+  /**
+   * SwiGLU on the way out: `out[T, N / 2]` is silu of the first half of the outputs times the second. Only where
+   * {@link Backend.fusesSiluAndMul} says so.
+   */
   readonly siluAndMul: boolean;
-}
-
-/** A root mean square norm: float32 gains `[K]`, and what is added to the mean square. */
-export interface Norm {
-  readonly weight: Tensor;
-  readonly eps: number;
 }
 
 /** See {@link Kernels.qkNormRopeStore}. */
@@ -192,8 +187,8 @@ export interface Backend extends Kernels {
    * results of the one before are known. All that is launched runs in the order of the calls, transfers included.
    */
   readonly isAsync: boolean;
-  /** Whether `linear` does `norm` and `siluAndMul` for this many rows: where a kernel less is worth more than some work twice. */
-  fusesLinear?(rows: number): boolean;
+  /** Whether `linear` does `siluAndMul` itself for this many rows: where a kernel less counts. */
+  fusesSiluAndMul?(rows: number): boolean;
   /** Address space for activations, handed out by the arena; `bytes` as {@link bytesOf} counts them. */
   reserveArena(bytes: number): ArenaMemory;
   /** Bytes a tensor of this many elements takes on this backend. */

@@ -6,7 +6,6 @@ import {
   ATTN_BACKENDS,
   type AttnBackend,
   type Backend,
-  type Norm,
   type QkNormRopeStoreArgs,
   type SampleArgs,
 } from '#nano/tensor/kernels';
@@ -42,7 +41,7 @@ export interface LinearOptions {
   bias?: Tensor | null;
   /** `[T, N]`: the product is added to it. */
   addTo?: Tensor;
-  norm?: Norm | null;
+  /** The outputs are gate's and up's halves; not together with `addTo`. */
   siluAndMul?: boolean;
   /** Where the product goes; it must not be `x`. */
   out?: Tensor;
@@ -157,36 +156,26 @@ export class Ops {
   }
 
   /**
-   * `x[T, K]` → `[T, N]`, into a new tensor or added to `addTo`. `norm` is applied to x before, `siluAndMul` to the product
-   * after (then the result is `[T, N / 2]`): by the same kernel where the backend does that, else by kernels of their own.
+   * `x[T, K]` → `[T, N]`, into a new tensor or added to `addTo`. With `siluAndMul` the result is `[T, N / 2]`: by the same
+   * kernel where the backend does that, else by one of its own.
    */
   linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
-    const { bias = null, addTo, norm = null, siluAndMul = false, out } = options;
-    if ((norm || siluAndMul) && !this.backend.fusesLinear?.(x.shape[0])) {
-      if (!siluAndMul) return this.linearOfNorm(x, weight, options);
-      const result = out ?? this.empty([x.shape[0], weight.shape[0] / 2]);
-      this.scope(() => this.siluAndMul(this.linear(x, weight, { bias, norm }), result));
-      return result;
-    }
+    const { bias = null, addTo, siluAndMul = false, out } = options;
     const outputs = siluAndMul ? weight.shape[0] / 2 : weight.shape[0];
     const y = addTo ?? out ?? this.empty([x.shape[0], outputs]);
+    if (siluAndMul && !this.backend.fusesSiluAndMul?.(x.shape[0])) {
+      this.scope(() => this.siluAndMul(this.linear(x, weight, { bias }), y));
+      return y;
+    }
     match('linear', {
       x: [x, ['T', 'K']],
       weight: [weight, ['N', 'K']],
       out: [y, ['T', siluAndMul ? outputs : 'N']],
       ...(bias && { bias: [bias, ['N'], 'float32'] }),
-      ...(norm && { 'the norm': [norm.weight, ['K'], 'float32'] }),
     });
-    const args = { bias, accumulate: addTo !== undefined, norm, siluAndMul };
+    const args = { bias, accumulate: addTo !== undefined, siluAndMul };
     this.run((k) => k.linear(y, x, weight, args));
     return y;
-  }
-
-  private linearOfNorm(x: Tensor, weight: Tensor, { norm, ...options }: LinearOptions): Tensor {
-    const result = options.addTo ?? options.out ?? this.empty([x.shape[0], weight.shape[0]]);
-    const target = options.addTo ? options : { ...options, out: result };
-    this.scope(() => this.linear(norm ? this.rmsNorm(x, norm.weight, norm.eps) : x, weight, target));
-    return result;
   }
 
   rmsNorm(x: Tensor, weight: Tensor, eps: number, out?: Tensor): Tensor {

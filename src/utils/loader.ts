@@ -30,6 +30,7 @@ export async function loadWeights(
  */
 export function loadDummyWeights(model: CausalLM, backend: Backend, seed: number): void {
   const noise = uniformBits(1 << 20, seed);
+  const scaledFor = new Map<number, Uint16Array>();
   for (const { shape, tensor, firstRow } of model.parameters()) {
     if (shape.length === 1) {
       const ones = new Float32Array(shape[0]).fill(1);
@@ -38,7 +39,8 @@ export function loadDummyWeights(model: CausalLM, backend: Backend, seed: number
     }
     const [rows, columns] = shape;
     const rowsPerChunk = Math.max(1, Math.floor(noise.length / 2 / columns));
-    const scaled = scaleNoise(noise, Math.sqrt(3 / columns));
+    const scaled = scaledFor.get(columns) ?? scaleNoise(noise, Math.sqrt(3 / columns));
+    scaledFor.set(columns, scaled);
     for (let row = 0; row < rows; row += rowsPerChunk) {
       const count = Math.min(rowsPerChunk, rows - row);
       const start = (row * 7919 * 64) % (scaled.length - count * columns);

@@ -226,14 +226,20 @@ def problem_with(spec, results):
 
 
 @torch.no_grad()
-def bf16_error(folder, prompts, results):
-    """Largest relative norm of a row between transformers' bfloat16 and float32 logits."""
-    model = load(folder, torch.bfloat16)
+def own_error(folder, prompts, results, dtype):
+    """Largest relative norm of a row between transformers' own logits in `dtype` (a 16-bit one) and in float32."""
+    model = load(folder, dtype)
     worst = 0.0
     for prompt, (logits, first, _, _) in zip(prompts, results):
         ours = model(input_ids=torch.tensor([prompt["tokens"]]), use_cache=False).logits[0, first:].float()
         worst = max(worst, ((ours - logits).norm(dim=1) / logits.norm(dim=1)).max().item())
     return worst
+
+
+def own_errors(folder, prompts, results):
+    """What a backend that computes in 16 bits, as transformers then does, is measured by."""
+    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return {name: round(own_error(folder, prompts, results, dtype), 5) for name, dtype in dtypes.items()}
 
 
 def write_goldens(folder, results, prompts, extra):
@@ -278,14 +284,14 @@ def make_tiny(name, spec, first_seed):
             if problem:
                 break
         if not problem:
-            error = bf16_error(folder, prompts, results)
+            error = own_error(folder, prompts, results, torch.bfloat16)
             if error < BF16_ERROR:
                 break
             problem = f"transformers' own bfloat16 error {error:.4f}"
         print(f"{name}: seed {seed}: {problem}")
     else:
         raise SystemExit(f"{name}: no seed is good enough: change the weights' scales")
-    write_goldens(folder, results, prompts, {"seed": seed, "bfloat16Error": round(error, 5)})
+    write_goldens(folder, results, prompts, {"seed": seed, "transformersError": own_errors(folder, prompts, results)})
     size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder))
     stats = [(round(r[0].std().item(), 2), len(set(r[2])), round(r[3], 4)) for r in results]
     print(f"{name}: seed {seed}, {size} bytes, (logits std, distinct tokens, min gap) {stats}")
@@ -306,7 +312,7 @@ def make_from_model(folder, out, texts):
         print(f"{len(tokens)} tokens, {len(greedy)} more, min gap {results[-1][3]:.4f}: {text!r} -> "
               f"{prompts[-1]['greedyText']!r}")
     os.makedirs(out, exist_ok=True)
-    write_goldens(out, results, prompts, {})
+    write_goldens(out, results, prompts, {"transformersError": own_errors(folder, prompts, results)})
 
 
 def main():

@@ -1,8 +1,8 @@
 import { type FloatDType, roundTo } from '#nano/tensor/dtype';
 import type { AttnBackend, Backend } from '#nano/tensor/kernels';
 import { Ops } from '#nano/tensor/ops';
-import type { Tensor } from '#nano/tensor/tensor';
-import { cumulativeLengths, padBlockTables, slotsFor } from '#nano/utils/context';
+import { Tensor } from '#nano/tensor/tensor';
+import { cumulativeLengths, padBlockTables } from '#nano/utils/context';
 import { worstRowError } from './models';
 
 /** One cell of the attention test matrix. */
@@ -18,10 +18,31 @@ export interface AttentionCase {
   readonly kind: 'decode' | 'paged' | 'contiguous';
   readonly blockSize: number;
   readonly seed: number;
-  /** Make one early key match every query, with a large value: losing it changes each row that sees it. */
-  readonly needle?: boolean;
+  /**
+   * Make one early key match every query, with a large value: losing it changes each row that sees it. `many`: up to eight
+   * keys, the first and the last among them; losing any one shows.
+   */
+  readonly needle?: boolean | 'many';
   /** Default true. */
   readonly causal?: boolean;
+  /** The most keys the kernel is told to expect; default: what the longest sequence has. */
+  readonly maxKeys?: number;
+}
+
+/** Numbers for the inputs: so many standard normal ones, rounded. */
+export type Normals = (count: number, dtype: FloatDType) => Float32Array;
+
+/** What a case is computed from, on the host. */
+export interface AttentionInputs {
+  /** `[T, Hq, D]` */
+  readonly q: Float32Array;
+  readonly qDType: FloatDType;
+  /** `[all keys, Hkv, D]` */
+  readonly k: Float32Array;
+  readonly v: Float32Array;
+  /** Keys (and new ones' queries) of sequence b lie in these blocks of the cache. */
+  readonly tables: readonly (readonly number[])[];
+  readonly numBlocks: number;
 }
 
 /** Largest relative norm of a row that is allowed, against float64 over the same (rounded) keys and values. */
@@ -44,39 +65,105 @@ export function gaussian(seed: number): () => number {
   return () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
 }
 
-const PLANTED = 5; // position of the needle key
-
-/** Runs one case on a backend; returns the worst row error and how much losing the needle would change a row at least. */
+/** Runs one case on a backend; returns the worst row error and how much losing a needle would change a row at least. */
 export async function attentionError(
   backend: Backend,
   c: AttentionCase,
 ): Promise<{ error: number; needleEffect: number }> {
   const random = gaussian(c.seed);
+  const inputs = drawInputs(c, backend.activationDType(c.dtype), (count, dtype) =>
+    Float32Array.from({ length: count }, () => roundTo(dtype, random())),
+  );
+  const keys = placeKeys(backend, c, inputs);
+  const actual = await runAttention(new Ops(backend, c.dtype), c, inputs, keys);
+  const { rows, needleEffect } = expectedRows(c, inputs, everyRow(c));
+  return { error: worstError(c, actual, rows), needleEffect };
+}
+
+/** Queries, keys and values of a case. Queries are activations: rounded where those have 16 bits. */
+export function drawInputs(c: AttentionCase, qDType: FloatDType, normals: Normals): AttentionInputs {
   const totalQ = c.lengths.reduce((sum, l) => sum + l.queries, 0);
   const totalK = c.lengths.reduce((sum, l) => sum + l.keys, 0);
-  const normal = (n: number, round: FloatDType) => Float32Array.from({ length: n }, () => roundTo(round, random()));
-  const direction = normal(c.dim, 'float32');
-  // Queries are activations: rounded where those have 16 bits.
-  const qDType = backend.activationDType(c.dtype);
-  const q = normal(totalQ * c.heads * c.dim, qDType);
-  const k = normal(totalK * c.kvHeads * c.dim, c.dtype);
-  const v = normal(totalK * c.kvHeads * c.dim, c.dtype);
+  const direction = normals(c.dim, 'float32');
+  const q = normals(totalQ * c.heads * c.dim, qDType);
+  const k = normals(totalK * c.kvHeads * c.dim, c.dtype);
+  const v = normals(totalK * c.kvHeads * c.dim, c.dtype);
   if (c.needle) plantNeedles(c, q, k, v, direction, qDType);
+  const blocksOf = (keys: number) => Math.ceil(keys / c.blockSize);
+  const numBlocks = c.lengths.reduce((sum, l) => sum + blocksOf(l.keys), 1);
+  const random = gaussian(c.seed + 1);
+  const order = Array.from({ length: numBlocks }, (_, id) => ({ id, key: random() }));
+  const ids = order.sort((a, b) => a.key - b.key).map((entry) => entry.id);
+  let used = 0;
+  const tables = c.lengths.map((l) => ids.slice(used, (used += blocksOf(l.keys))));
+  return { q, qDType, k, v, tables, numBlocks };
+}
 
-  const ops = new Ops(backend, c.dtype);
-  const caches = fillCache(backend, c, k, v);
+/** Keys and values in a backend's memory. */
+export interface PlacedKeys {
+  readonly k: Tensor;
+  readonly v: Tensor;
+  free(): void;
+}
+
+/** Keys and values where the case wants them: contiguous, or scattered over shuffled cache blocks. */
+export function placeKeys(
+  backend: Backend,
+  c: AttentionCase,
+  { k, v, tables, numBlocks }: AttentionInputs,
+): PlacedKeys {
+  const rowLength = c.kvHeads * c.dim;
+  const scatter = (source: Float32Array): Float32Array => {
+    // Slots past a sequence's end must never be read.
+    const host = new Float32Array(numBlocks * c.blockSize * rowLength).fill(NaN);
+    let row = 0;
+    c.lengths.forEach(({ keys }, b) => {
+      for (let first = 0; first < keys; first += c.blockSize) {
+        const count = Math.min(c.blockSize, keys - first);
+        const block = tables[b][first / c.blockSize];
+        host.set(source.subarray(row * rowLength, (row + count) * rowLength), block * c.blockSize * rowLength);
+        row += count;
+      }
+    });
+    return host;
+  };
+  const place = (source: Float32Array) => {
+    const dense = c.kind === 'contiguous';
+    const shape = dense
+      ? [Math.max(1, source.length / rowLength), c.kvHeads, c.dim]
+      : [numBlocks, c.blockSize, c.kvHeads, c.dim];
+    const numel = shape.reduce((a, b) => a * b, 1);
+    const memory = backend.reserveArena(backend.bytesOf(numel, c.dtype));
+    const tensor = new Tensor(memory.storageAt(0, numel, c.dtype), shape, c.dtype);
+    if (source.length > 0) backend.write(tensor, dense ? source : scatter(source));
+    return { tensor, memory };
+  };
+  const [placedK, placedV] = [place(k), place(v)];
+  const free = () => [placedK, placedV].forEach(({ memory }) => memory.free());
+  return { k: placedK.tensor, v: placedV.tensor, free };
+}
+
+/** The attention of a case, `[T, Hq, D]`, computed by the backend of `ops`. What its kernel leaves unwritten is NaN. */
+export async function runAttention(
+  ops: Ops,
+  c: AttentionCase,
+  inputs: AttentionInputs,
+  keys: Pick<PlacedKeys, 'k' | 'v'>,
+): Promise<Float32Array> {
+  const { q, qDType } = inputs;
+  const { values, width } = padBlockTables(inputs.tables);
   const run = (): Tensor => {
-    const qTensor = ops.fromHost(q, [totalQ, c.heads, c.dim], qDType);
+    const qTensor = ops.fromHost(q, [q.length / (c.heads * c.dim), c.heads, c.dim], qDType);
     const { softmaxScale, attnBackend } = { softmaxScale: 1 / Math.sqrt(c.dim), attnBackend: c.attnBackend };
     const cu = (values: number[]) => ops.fromHost(cumulativeLengths(values));
-    const tables = ops.fromHost(caches.tables, [c.lengths.length, caches.width]);
-    const maxSeqlenK = Math.max(1, ...c.lengths.map((l) => l.keys));
+    const tables = ops.fromHost(values, [c.lengths.length, width]);
+    const maxSeqlenK = c.maxKeys ?? Math.max(1, ...c.lengths.map((l) => l.keys));
     if (c.kind === 'decode') {
       const contextLens = ops.fromHost(Int32Array.from(c.lengths, (l) => l.keys));
       const args = { contextLens, maxContextLen: maxSeqlenK, blockTables: tables, softmaxScale, attnBackend };
-      return ops.attnWithKvCache(qTensor, caches.k, caches.v, args);
+      return ops.attnWithKvCache(qTensor, keys.k, keys.v, args);
     }
-    return ops.attnVarlen(qTensor, caches.k, caches.v, {
+    return ops.attnVarlen(qTensor, keys.k, keys.v, {
       cuSeqlensQ: cu(c.lengths.map((l) => l.queries)),
       cuSeqlensK: cu(c.lengths.map((l) => l.keys)),
       maxSeqlenQ: Math.max(1, ...c.lengths.map((l) => l.queries)),
@@ -88,17 +175,32 @@ export async function attentionError(
     });
   };
   ops.reserveFor(run);
-  // Poison: whatever the kernel leaves unwritten shows as NaN.
-  ops.scope(() => {
-    const words = Math.floor(ops.arenaBytes / 4) - 16;
-    backend.write(ops.empty([words], 'float32'), new Float32Array(words).fill(NaN));
-  });
-  const actual = (await ops.scope(() => backend.read(run()))) as Float32Array;
-  const { expected, needleEffect } = oracle(c, q, k, v);
-  return { error: worstRowError(actual, expected, c.dim), needleEffect };
+  poison(ops);
+  return (await ops.scope(() => ops.backend.read(run()))) as Float32Array;
 }
 
-/** Every query gets a component along one direction, and one key is that direction. */
+/** Fills the arena with NaN. */
+function poison(ops: Ops): void {
+  const words = Math.floor(ops.arenaBytes / 4) - 16;
+  const nan = new Float32Array(Math.min(words, 1 << 20)).fill(NaN);
+  ops.scope(() => {
+    for (let left = words - (words % 16); left > 0; left -= nan.length) {
+      const part = Math.min(left, nan.length);
+      ops.backend.write(ops.empty([part], 'float32'), nan.subarray(0, part));
+    }
+  });
+}
+
+/** Where the needles of a sequence are. */
+function needlesOf(c: AttentionCase, keys: number): number[] {
+  if (!c.needle || keys === 0) return [];
+  if (c.needle !== 'many') return [Math.min(5, keys - 1)];
+  const random = gaussian(c.seed + 2);
+  const inside = Array.from({ length: 6 }, () => Math.floor(keys * Math.abs(Math.sin(random()))));
+  return [...new Set([0, keys - 1, ...inside])];
+}
+
+/** Every query gets a component along one direction, and the needles are that direction. */
 function plantNeedles(
   c: AttentionCase,
   q: Float32Array,
@@ -116,73 +218,94 @@ function plantNeedles(
   }
   let firstKey = 0;
   for (const { keys } of c.lengths) {
-    const at = Math.min(PLANTED, keys - 1);
-    for (let h = 0; h < c.kvHeads && keys > 0; h++) {
-      for (let i = 0; i < c.dim; i++) {
-        const index = ((firstKey + at) * c.kvHeads + h) * c.dim + i;
-        k[index] = roundTo(c.dtype, (3 * Math.sqrt(c.dim) * direction[i]) / norm);
-        v[index] = roundTo(c.dtype, v[index] * 3);
+    for (const at of needlesOf(c, keys)) {
+      for (let h = 0; h < c.kvHeads; h++) {
+        for (let i = 0; i < c.dim; i++) {
+          const index = ((firstKey + at) * c.kvHeads + h) * c.dim + i;
+          k[index] = roundTo(c.dtype, (3 * Math.sqrt(c.dim) * direction[i]) / norm);
+          v[index] = roundTo(c.dtype, v[index] * 3);
+        }
       }
     }
     firstKey += keys;
   }
 }
 
-/** Keys and values where the case wants them: contiguous, or scattered over shuffled cache blocks. */
-function fillCache(backend: Backend, c: AttentionCase, k: Float32Array, v: Float32Array) {
-  const rowLength = c.kvHeads * c.dim;
-  const blocksOf = (keys: number) => Math.ceil(keys / c.blockSize);
-  const numBlocks = c.lengths.reduce((sum, l) => sum + blocksOf(l.keys), 1);
-  const random = gaussian(c.seed + 1);
-  const order = Array.from({ length: numBlocks }, (_, id) => ({ id, key: random() }));
-  const ids = order.sort((a, b) => a.key - b.key).map((entry) => entry.id);
-  const tables = c.lengths.map((l) => ids.splice(0, blocksOf(l.keys)));
-  const { values, width } = padBlockTables(tables);
-  const place = (source: Float32Array): Tensor => {
-    if (c.kind === 'contiguous') {
-      const dense = backend.allocate([Math.max(1, source.length / rowLength), c.kvHeads, c.dim], c.dtype);
-      if (source.length > 0) backend.write(dense, source);
-      return dense;
-    }
-    const cache = backend.allocate([numBlocks, c.blockSize, c.kvHeads, c.dim], c.dtype);
-    const host = new Float32Array(cache.numel).fill(NaN); // slots past a sequence's end must never be read
-    let row = 0;
-    c.lengths.forEach((l, b) => {
-      for (const slot of slotsFor(tables[b], 0, l.keys, c.blockSize)) {
-        host.set(source.subarray(row * rowLength, (row + 1) * rowLength), slot * rowLength);
-        row++;
-      }
-    });
-    backend.write(cache, host);
-    return cache;
-  };
-  return { k: place(k), v: place(v), tables: values, width };
+/** One query of one sequence, as seen by one head. */
+interface RowId {
+  readonly sequence: number;
+  readonly query: number;
+  readonly head: number;
 }
 
-/** Float64 attention of a sample of query rows (all of them when there are few); others are copied as "as computed". */
-function oracle(c: AttentionCase, q: Float32Array, k: Float32Array, v: Float32Array) {
+export function* everyRow(c: AttentionCase): Generator<RowId> {
+  for (const [sequence, { queries }] of c.lengths.entries()) {
+    for (let query = 0; query < queries; query++) {
+      for (let head = 0; head < c.heads; head++) yield { sequence, query, head };
+    }
+  }
+}
+
+/** So many rows at random, and the first and the last query of the first and the last sequence that has any. */
+export function* someRows(c: AttentionCase, count: number): Generator<RowId> {
+  const withQueries = [...c.lengths.keys()].filter((b) => c.lengths[b].queries > 0);
+  const random = gaussian(c.seed + 3);
+  const below = (n: number) => Math.floor(n * (Math.abs(random() * 1000) % 1));
+  for (const sequence of [withQueries[0], withQueries[withQueries.length - 1]]) {
+    if (sequence === undefined) return;
+    for (const query of [0, c.lengths[sequence].queries - 1]) yield { sequence, query, head: below(c.heads) };
+  }
+  for (let i = 0; i < count; i++) {
+    const sequence = withQueries[below(withQueries.length)];
+    yield { sequence, query: below(c.lengths[sequence].queries), head: below(c.heads) };
+  }
+}
+
+interface ExpectedRow extends RowId {
+  /** Where the row begins in the output. */
+  readonly at: number;
+  readonly values: Float64Array;
+}
+
+/** Float64 attention of some rows, and how much losing a needle would change one of them at least. */
+export function expectedRows(
+  c: AttentionCase,
+  { q, k, v }: AttentionInputs,
+  ids: Iterable<RowId>,
+): { rows: ExpectedRow[]; needleEffect: number } {
   const group = c.heads / c.kvHeads;
-  const expected = new Float64Array(q.length);
+  const firstQuery = cumulativeLengths(c.lengths.map((l) => l.queries));
+  const firstKey = cumulativeLengths(c.lengths.map((l) => l.keys));
+  const needles = c.lengths.map(({ keys }) => needlesOf(c, keys));
+  const rows: ExpectedRow[] = [];
   let needleEffect = Infinity;
-  let [query, firstKey] = [0, 0];
-  for (const { queries, keys } of c.lengths) {
-    for (let i = 0; i < queries; i++, query++) {
-      const visible = (c.causal ?? true) && c.kind !== 'decode' ? Math.max(0, keys - queries + i + 1) : keys;
-      for (let h = 0; h < c.heads; h++) {
-        const at = (query * c.heads + h) * c.dim;
-        const kv = (j: number) => ((firstKey + j) * c.kvHeads + Math.floor(h / group)) * c.dim;
-        const weights = softmaxScores(q, at, k, kv, visible, c.dim);
-        const row = expected.subarray(at, at + c.dim);
-        weights.forEach((w, j) => {
-          for (let d = 0; d < c.dim; d++) row[d] += w * v[kv(j) + d];
-        });
-        if (c.needle && visible > PLANTED + 1)
-          needleEffect = Math.min(needleEffect, changeWithout(PLANTED, weights, row, v, kv));
+  for (const { sequence, query, head } of ids) {
+    const { queries, keys } = c.lengths[sequence];
+    const visible = (c.causal ?? true) && c.kind !== 'decode' ? Math.max(0, keys - queries + query + 1) : keys;
+    const at = ((firstQuery[sequence] + query) * c.heads + head) * c.dim;
+    const kv = (j: number) => ((firstKey[sequence] + j) * c.kvHeads + Math.floor(head / group)) * c.dim;
+    const weights = softmaxScores(q, at, k, kv, visible, c.dim);
+    const values = new Float64Array(c.dim);
+    weights.forEach((w, j) => {
+      const from = kv(j);
+      for (let d = 0; d < c.dim; d++) values[d] += w * v[from + d];
+    });
+    for (const needle of needles[sequence]) {
+      // Among fewer keys losing one always shows, or leaves nothing.
+      if (needle < visible && visible > 6) {
+        needleEffect = Math.min(needleEffect, changeWithout(needle, weights, values, v, kv));
       }
     }
-    firstKey += keys;
+    rows.push({ sequence, query, head, at, values });
   }
-  return { expected, needleEffect };
+  return { rows, needleEffect };
+}
+
+/** The largest relative norm of a row's error. */
+export function worstError(c: AttentionCase, actual: Float32Array, rows: readonly ExpectedRow[]): number {
+  return rows.reduce((worst, { at, values }) => {
+    return Math.max(worst, worstRowError(actual.subarray(at, at + c.dim), values, c.dim));
+  }, 0);
 }
 
 function softmaxScores(
@@ -197,7 +320,8 @@ function softmaxScores(
   let max = -Infinity;
   for (let j = 0; j < visible; j++) {
     let dot = 0;
-    for (let d = 0; d < dim; d++) dot += q[at + d] * k[kv(j) + d];
+    const from = kv(j);
+    for (let d = 0; d < dim; d++) dot += q[at + d] * k[from + d];
     scores[j] = dot / Math.sqrt(dim);
     max = Math.max(max, scores[j]);
   }

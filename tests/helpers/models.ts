@@ -27,6 +27,8 @@ export interface Golden {
   readonly folder: string;
   /** What the checkpoint's weights are stored in. */
   readonly dtype: FloatDType;
+  /** Largest relative row error of transformers' own bfloat16 run, where it was measured. */
+  readonly bfloat16Error: number | undefined;
   readonly prompts: readonly GoldenPrompt[];
 }
 
@@ -57,7 +59,7 @@ export async function readGolden(name: string): Promise<Golden> {
   );
   await file.close();
   const { dtype } = parseModelConfig(readFileSync(`${folder}/config.json`, 'utf8'), 'config.json');
-  return { name, folder, dtype, prompts };
+  return { name, folder, dtype, bfloat16Error: json.bfloat16Error, prompts };
 }
 
 /** A model built bare, with room for one sequence in its cache, to look at logits of all positions. */

@@ -3,88 +3,17 @@ import { platform } from '#nano/platform';
 import type { FloatDType } from '#nano/tensor/dtype';
 import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import { ATTENTION_TOLERANCE, type AttentionCase, attentionError } from '../helpers/attention';
+import { AXES, type CellOf, everything, lengthsOf, pairwise } from '../helpers/attention-matrix';
 import { TEST_BACKENDS } from '../helpers/backends';
+
+type Cell = CellOf<typeof AXES>;
 
 /**
  * The test matrix. `npm test` runs a pairwise subset (every pair of values of every two axes meets in some cell); `npm run
  * test:matrix` runs every combination of all axes but the last two, which are drawn at random: 10,800 cells.
  */
-const AXES = {
-  batch: [1, 4, 16, 32],
-  length: [1, 17, 128, 512, 2048, 4096],
-  heads: [
-    [8, 8],
-    [8, 4],
-    [16, 8],
-    [16, 2],
-    [32, 4],
-  ],
-  dim: [64, 80, 96, 128, 256],
-  dtype: ['float32', 'float16', 'bfloat16'],
-  kind: ['decode', 'paged', 'contiguous'],
-  attnBackend: [...ATTN_BACKENDS],
-  blockSize: [1, 16, 256],
-  shape: ['whole', 'suffix', 'ragged'],
-} as const;
-
-type Axis = keyof typeof AXES;
-type Cell = { [A in Axis]: (typeof AXES)[A][number] };
-
-/** Picks cells greedily until every pair of values of every two axes is covered. */
-function pairwise(): Cell[] {
-  const names = Object.keys(AXES) as Axis[];
-  const open = new Set<string>();
-  const key = (a: Axis, x: unknown, b: Axis, y: unknown) => `${a}=${x}|${b}=${y}`;
-  names.forEach((a, i) =>
-    names.slice(i + 1).forEach((b) => AXES[a].forEach((x) => AXES[b].forEach((y) => open.add(key(a, x, b, y))))),
-  );
-  const pairsOf = (cell: Partial<Cell>) =>
-    names
-      .flatMap((a, i) => names.slice(i + 1).map((b) => key(a, cell[a], b, cell[b])))
-      .filter((pair) => open.has(pair));
-  const cells: Cell[] = [];
-  let state = 1;
-  const random = (n: number) => (state = (state * 48271) % 2147483647) % n;
-  while (open.size > 0) {
-    let best: Cell | undefined;
-    for (let attempt = 0; attempt < 40; attempt++) {
-      const cell = Object.fromEntries(names.map((name) => [name, AXES[name][random(AXES[name].length)]])) as Cell;
-      if (!best || pairsOf(cell).length > pairsOf(best).length) best = cell;
-    }
-    if (!best) break;
-    for (const pair of pairsOf(best)) open.delete(pair);
-    cells.push(best);
-  }
-  return cells;
-}
-
-function everything(): Cell[] {
-  const names = (Object.keys(AXES) as Axis[]).filter((name) => name !== 'blockSize' && name !== 'shape');
-  const cells = names.reduce<Partial<Cell>[]>(
-    (cells, name) => cells.flatMap((cell) => AXES[name].map((value) => ({ ...cell, [name]: value }))),
-    [{}],
-  );
-  return cells.map((cell, i) => ({
-    ...cell,
-    blockSize: AXES.blockSize[(i * 7) % 3],
-    shape: AXES.shape[(i * 5) % 3],
-  })) as Cell[];
-}
-
-/**
- * Lengths of each sequence. A long prefill is all oracle and no kernel, so where it would take seconds only its last queries
- * are computed, as a chunk over a cached prefix.
- */
-function lengthsOf(cell: Cell, rows: number): AttentionCase['lengths'] {
-  return Array.from({ length: cell.batch }, (_, b) => {
-    const keys = cell.shape === 'ragged' ? [cell.length, 0, 1, Math.ceil(cell.length / 3)][b % 4] : cell.length;
-    const queries = cell.kind === 'decode' ? 1 : Math.min(keys, cell.shape === 'suffix' ? Math.ceil(keys / 5) : keys);
-    return { keys, queries: cell.kind === 'contiguous' || cell.kind === 'paged' ? Math.min(queries, rows) : queries };
-  });
-}
-
 const full = process.env.NANOVLLM_FULL_MATRIX === '1';
-const cells = full ? everything() : pairwise();
+const cells: readonly Cell[] = full ? everything(AXES) : pairwise(AXES);
 
 describe.each(TEST_BACKENDS)('attention on %s', (backendName) => {
   test(`${cells.length} cells of the matrix against float64`, { timeout: full ? 36_000_000 : 240_000 }, async () => {

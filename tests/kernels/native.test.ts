@@ -27,7 +27,7 @@ const normal = (): number => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * 
 const normals = (n: number, dtype: FloatDType = 'float32'): Float32Array =>
   Float32Array.from({ length: n }, () => roundTo(dtype, normal()));
 
-const PLAIN: LinearArgs = { bias: null, accumulate: false, norm: null, siluAndMul: false };
+const PLAIN: LinearArgs = { bias: null, accumulate: false, siluAndMul: false };
 const DTYPES: FloatDType[] = ['float32', 'bfloat16', 'float16'];
 const addon = loadAddon<CpuAddon>(findAddon('nanovllm'));
 const isas = addon.availableIsas();

@@ -64,7 +64,8 @@ class DotLinear {
     for (int p = 0; p < P; p++) {
       const int64_t column = (panel + p) * 16, n = shape_.n - column < 16 ? shape_.n - column : 16;
       for (int r = 0; r < R; r++)
-        finish(out_.f32() + (row + r) * out_.stride[0] + column, as<Vec>(sums[r][p]), epilogue_.from(column), n);
+        finish(out_.f32() + (row + r) * out_.stride[0] + column, as<Vec>(sums[r][p]), epilogue_.from(column),
+               n);
     }
   }
 

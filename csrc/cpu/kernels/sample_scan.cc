@@ -3,7 +3,7 @@
 
 #include "cpu/kernels/exp.h"
 #include "cpu/kernels/ops.h"
-#include "cpu/philox.h"
+#include "philox.h"
 
 namespace nanovllm {
 namespace NANO_ISA {

@@ -1,13 +1,14 @@
 // What the rungs of the decode ladder share: their arguments as a kernel takes them, and one warp's online
 // softmax.
 //
-// Decoding has one query a sequence, and reads every cached key and value of it. With two bytes a number and
-// two operations for each, it is a stream of memory with a little arithmetic: 30 times less than the GPU
-// could do while it waits. All three rungs compute the same; what changes is how much of the memory's
-// bandwidth they use.
+// Decoding has one query a sequence, and reads every cached key and value of it: one multiplication and
+// addition for each number read and each query head that shares it, where the GPU could do dozens in the
+// time. So a decode kernel is a stream of memory with a little arithmetic. All three rungs compute the same;
+// what changes is how much of the memory's bandwidth they use.
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "cuda/launch.cuh"
 #include "cuda/numbers.cuh"
@@ -42,7 +43,7 @@ struct Decode {
 template <class T>
 Decode<T> decodeFor(const DecodeArgs& a) {
   for (int i = 0; i < 4; i++) {
-    if (a.kCache.stride[i] != a.vCache.stride[i])
+    if (a.kCache.size[i] > 1 && a.kCache.stride[i] != a.vCache.stride[i])
       throw TensorError("Key and value cache need the same strides.");
   }
   constexpr double kLog2E = 1.4426950408889634;

@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kCluster* kWarp, 1) clusterKernel(const Decode
   const int rank = static_cast<int>(cluster.block_rank());
   cluster.barrier_arrive();
   launchDependents();
-  waitForPrevious();
 
+  // The lengths and tables are a step's inputs, there before its first kernel.
   constexpr int kTileKeys = kCluster * kMmaKeys;
   const int passes = (a.group + kMmaHeads - 1) / kMmaHeads, units = a.kvHeads * passes;
   const int b = blockIdx.x / kCluster / units, unit = blockIdx.x / kCluster % units;
@@ -44,6 +44,8 @@ __global__ void __launch_bounds__(kCluster* kWarp, 1) clusterKernel(const Decode
   const Heads heads = {kv, kv * a.group + skipped, min(a.group - skipped, kMmaHeads)};
   {
     WarpTiles<T, kCluster, kDims, false> work(a, piece, heads);
+    work.startEarly();
+    waitForPrevious();
     work.run();
     work.store(warps);
   }

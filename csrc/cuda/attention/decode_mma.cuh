@@ -4,9 +4,10 @@
 // warp's registers (PTX ISA, "Matrix fragments for mma.m16n8k16"). With g = lane / 4 and t = lane % 4, a lane
 // holds
 //
-//   A, two numbers a register:  (row g, columns 2t, 2t+1), (row g+8, the same), (row g, columns 2t+8, 2t+9),
-//   (row g+8, the same) B, two numbers a register:  (rows 2t, 2t+1, column g), (rows 2t+8, 2t+9, column g) C,
-//   four float32:            (row g, columns 2t, 2t+1), (row g+8, columns 2t, 2t+1)
+//   A, four registers of two numbers: (row g, columns 2t and 2t+1), (row g+8, the same columns),
+//                                     (row g, columns 2t+8 and 2t+9), (row g+8, the same columns)
+//   B, two registers of two numbers:  (rows 2t and 2t+1, column g), (rows 2t+8 and 2t+9, column g)
+//   C, four float32:                  (row g, columns 2t and 2t+1), (row g+8, the same columns)
 //
 // Sixteen keys are the rows of A and up to eight query heads the columns of B: scores = K·qᵀ [16 keys, 8
 // heads]. The output is computed transposed as well: outᵀ = Vᵀ·P [dims, 8 heads], sixteen dims at a time.
@@ -16,6 +17,8 @@
 // bytes of a key, eight dims, and calls them columns (2t, 2t+1, 2t+8, 2t+9) of two products. The same holds
 // for the order of the outputs' rows.
 #pragma once
+
+#include <type_traits>
 
 #include "cuda/numbers.cuh"
 

@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(kWarp) mergeKernel(const Decode<T> a, const Pa
   state.write(a, b, head);
 }
 
-/// As many chunks as the longest context needs; larger ones where the scratch memory would not hold them.
+/// As many chunks as the longest context needs; larger ones where the scratch memory would not hold them
+/// (only then does the cut depend on the batch).
 Partials partialsFor(const DecodeArgs& a) {
   const size_t rows = static_cast<size_t>(a.batch()) * a.heads();
   const size_t counters = kDecodeCounters * sizeof(int32_t), bytes = a.scratchBytes - counters;

@@ -27,28 +27,30 @@ template <class T, int kWarps, int kDims, bool kPadded>
 class WarpTiles {
  public:
   __device__ WarpTiles(const Decode<T>& a, const Piece& piece, const Heads& heads)
-      : a_(a), piece_(piece), k_(a.k + heads.kv * a.kvHead), v_(a.v + heads.kv * a.kvHead) {
-    const bool used = g_ < heads.count;
-    const T* const q = a.q + piece.b * a.qRow + (heads.first + (used ? g_ : 0)) * a.qHead;
-#pragma unroll
-    for (int c = 0; c < kDims / 32; c++) {
-      const int d = c * 32 + t_ * 8;
-      query_[c] = used && d < a.dim ? *reinterpret_cast<const uint4*>(q + d) : uint4{};
-    }
+      : a_(a),
+        piece_(piece),
+        heads_(heads),
+        k_(a.k + heads.kv * a.kvHead),
+        v_(a.v + heads.kv * a.kvHead),
+        end_(min(piece.last * kTileKeys, piece.length)),
+        key_(piece.first * kTileKeys + warp_ * kMmaKeys) {}
+
+  /// Starts the first loads before the kernels before this one have ended, unless the newest key is among
+  /// them: all others were stored in earlier steps, and what runs now is this step's.
+  __device__ void startEarly() {
+    if (key_ + kMmaKeys < piece_.length && key_ < end_) start();
   }
 
   __device__ void run() {
-    int key = piece_.first * kTileKeys + warp_ * kMmaKeys;
-    const int end = min(piece_.last * kTileKeys, piece_.length);
-    if (key >= end) return;
-    uint32_t row = rowOf(key);
-    loadKeys(row);
-    loadValues(row);
+    loadQuery();
+    if (key_ >= end_) return;
+    if (!started_) start();
+    int key = key_;
+    const int end = end_;
     while (true) {
-      // The table is looked up a tile ahead. After the last tile, the last key's row is read again, from
-      // cache.
+      // Looked up a tile ahead, so that no load of keys waits for the block table. (After the last, in vain.)
       const int next = key + kTileKeys;
-      row = rowOf(next);
+      const uint32_t row = rowOf(next);
       float scores[4] = {};
 #pragma unroll
       for (int c = 0; c < kDims / 32; c++) addScores<T>(scores, keys_[c][0], keys_[c][1], query_[c]);
@@ -80,9 +82,26 @@ class WarpTiles {
   }
 
  private:
+  __device__ void loadQuery() {
+    const bool used = g_ < heads_.count;
+    const T* const q = a_.q + piece_.b * a_.qRow + (heads_.first + (used ? g_ : 0)) * a_.qHead;
+#pragma unroll
+    for (int c = 0; c < kDims / 32; c++) {
+      const int d = c * 32 + t_ * 8;
+      query_[c] = used && d < a_.dim ? *reinterpret_cast<const uint4*>(q + d) : uint4{};
+    }
+  }
+
+  __device__ void start() {
+    const uint32_t row = rowOf(key_);
+    loadKeys(row);
+    loadValues(row);
+    started_ = true;
+  }
+
   /// Where the key of this lane starts, in units of 16 bytes: lane i looks up key i of the sixteen. Keys past
-  /// the end become the last key: its numbers are finite, and the weight will be zero. (What lies in unused
-  /// slots may be anything, and 0·NaN is NaN.)
+  /// the end become the last key, which is a number times the weight 0. (Unused slots may hold anything, and
+  /// 0·NaN is NaN.)
   __device__ uint32_t rowOf(int firstKey) const {
     return static_cast<uint32_t>(a_.keyStart(piece_.b, min(firstKey + lane_ % kMmaKeys, piece_.length - 1)) /
                                  8);
@@ -146,9 +165,12 @@ class WarpTiles {
 
   const Decode<T>& a_;
   const Piece& piece_;
+  const Heads heads_;
   const T *const k_, *const v_;
   const int lane_ = threadIdx.x % kWarp, warp_ = threadIdx.x / kWarp;
   const int g_ = lane_ / 4, t_ = lane_ % 4;  // of decode_mma.cuh
+  const int end_, key_;                      // this warp's keys are key_ …, 16 of each tile, before end_
+  bool started_ = false;
 
   uint4 query_[kDims / 32], keys_[kDims / 32][2], values_[kDims / 64][4];
   // Of heads 2t and 2t+1; the sum only over the keys this lane has seen.

@@ -3,9 +3,9 @@
 // (mma.sync). PTX ISA, "Warp-level matrix instructions".
 //
 // A fragment is a warp's share of a small matrix. In what follows g = lane / 4 and t = lane % 4:
-//   A [16 x 16]: four registers of two numbers: rows g, g+8, g, g+8 and columns 2t, 2t, 2t+8, 2t+8 (and the
-//   next column) B [16 x 8]:  two registers: rows 2t and 2t+8 (and the next row) of column g C [16 x 8]: four
-//   float32: row g, columns 2t and 2t+1; row g+8, the same columns
+//   A [16 x 16]: columns 2t, 2t+1 of rows g and g+8, then columns 2t+8, 2t+9: four registers of two numbers
+//   B [16 x 8]:  rows 2t, 2t+1 of column g, then rows 2t+8, 2t+9: two registers of two numbers
+//   C [16 x 8]:  columns 2t, 2t+1 of row g, then of row g+8: four float32
 // C's layout is that of A's left or right half: two neighbouring C tiles, rounded to 16 bits, are an A tile.
 // This is why the weights of attention go from the first product to the second without leaving the registers.
 #pragma once
@@ -29,8 +29,8 @@ __device__ __forceinline__ void copyAsync16(void* to, const void* from, bool exi
 /// Waits for all of this thread's copies.
 __device__ __forceinline__ void waitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-/// Four 8x8 matrices of 16-bit numbers. Lane 8i+r gives the (shared) address of row r of matrix i, and gets, of each
-/// matrix, columns 2t and 2t+1 of row g.
+/// Four 8x8 matrices of 16-bit numbers. Lane 8i+r gives the (shared) address of row r of matrix i, and gets,
+/// of each matrix, columns 2t and 2t+1 of row g.
 __device__ __forceinline__ void loadMatrices(uint32_t (&r)[4], unsigned row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -43,6 +43,20 @@ __device__ __forceinline__ void loadMatricesTransposed(uint32_t (&r)[4], unsigne
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(row)
                : "memory");
+}
+
+/// Chunk `chunk` (eight numbers) of a swizzled row.
+template <class T, int kRowLength>
+__device__ __forceinline__ T* chunkOf(T (*tile)[kRowLength], int row, int chunk) {
+  return &tile[row][(chunk ^ (row & 7)) * 8];
+}
+
+/// The same place `pair` pairs of chunks further along the row and `rows` rows down, a multiple of eight.
+/// Rows begin at multiples of 128 bytes, so that the XOR of a chunk's number can be done to its address: one
+/// instruction, and one register a lane.
+template <class T, int kRowLength>
+__device__ __forceinline__ unsigned chunkFrom(unsigned place, int rows, int pair) {
+  return (place ^ pair % 4 * 32) + pair / 4 * 128 + rows * kRowLength * sizeof(T);
 }
 
 /// c += a b

@@ -1,10 +1,13 @@
 // Rung 4's consumers: a warpgroup each, with 64 rows of their own.
 //
-// A thread has two rows, g and g + 8 of its warp's 16 (mma.cuh), and of these the same columns in scores, weights and output.
-// The order of work on tiles of keys j:
+// A thread has two rows, g and g + 8 of its warp's 16 (mma.cuh), and of these the same columns in scores,
+// weights and output. What it does for each tile of keys j, with the weights P(j-1) at hand:
 //
-//   start S(j+1) = Q K(j+1)^T | start O += P(j) V(j) | wait for S | softmax: S(j+1) becomes weights | wait for O | rescale O
-//                                                                   \______ O += P V runs meanwhile ______/
+//   start S(j) = Q K(j)^T
+//   start O += P(j-1) V(j-1)
+//   wait for S(j)
+//   softmax: S(j) becomes P(j)      while O += P V still runs
+//   wait for O, and rescale it
 #pragma once
 
 #include "cuda/attention/mma.cuh"
@@ -32,7 +35,8 @@ __device__ __forceinline__ void startScores(float (&scores)[kKeys / 2], const T*
 
 /// out += P V; runs in the background.
 template <class T, int kDim, bool kPaged>
-__device__ __forceinline__ void startOutput(float (&out)[kDim / 2], uint32_t (&weights)[kKeys / 16][4], const T* v) {
+__device__ __forceinline__ void startOutput(float (&out)[kDim / 2], uint32_t (&weights)[kKeys / 16][4],
+                                            const T* v) {
   using At = Arrangement<kDim, kPaged>;
   const uint64_t b = matrixDescriptor(v, At::kGroupStride, At::kColumnStride);
   pin(out);
@@ -49,8 +53,10 @@ __device__ __forceinline__ void startOutput(float (&out)[kDim / 2], uint32_t (&w
 struct PrefillSoftmax {
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {}, rescale[2];
 
-  /// Turns scores into weights. Keys from `visible` on (counted from this thread's first column) are masked, if `masked`.
-  __device__ __forceinline__ void step(float (&scores)[kKeys / 2], float scaleLog2, bool masked, const int (&visible)[2]) {
+  /// Turns scores into weights. Keys from `visible` on (counted from this thread's first column) are masked,
+  /// if `masked`.
+  __device__ __forceinline__ void step(float (&scores)[kKeys / 2], float scaleLog2, bool masked,
+                                       const int (&visible)[2]) {
     if (masked) {
 #pragma unroll
       for (int i = 0; i < kKeys / 2; i++) {
@@ -76,20 +82,23 @@ struct PrefillSoftmax {
           sum[e] += scores[i + e];
         }
       }
-      l[h] = fmaf(l[h], rescale[h], sum[0] + sum[1]);  // of this lane's keys; the four parts are added at the end
+      l[h] = fmaf(l[h], rescale[h],
+                  sum[0] + sum[1]);  // of this lane's keys; the four parts are added at the end
     }
   }
 };
 
-/// Writes zeros over the rows of a V tile from `keys` on. Their weights are 0, but the cache may hold NaN there, and 0 * NaN is
-/// NaN. (Every consumer does it; one may be multiplying already when another writes the same zeros again.)
+/// Writes zeros over the rows of a V tile from `keys` on. Their weights are 0, but the cache may hold NaN
+/// there, and 0 * NaN is NaN. (Every consumer does it; one may be multiplying already when another writes the
+/// same zeros again.)
 template <class T, int kDim, bool kPaged>
 __device__ __forceinline__ void clearRows(T* v, int keys) {
   using At = Arrangement<kDim, kPaged>;
   const int thread = threadIdx.x % kWarpgroup;
   for (int row = keys + thread / 8; row < kKeys; row += kWarpgroup / 8) {
     for (int column = 0; column < At::kColumnBlocks; column++) {
-      char* const start = reinterpret_cast<char*>(v) + row / 8 * At::kGroupStride + row % 8 * 128 + column * At::kColumnStride;
+      char* const start = reinterpret_cast<char*>(v) + row / 8 * At::kGroupStride + row % 8 * 128 +
+                          column * At::kColumnStride;
       *reinterpret_cast<uint4*>(start + thread % 8 * 16) = uint4{};
     }
   }
@@ -113,8 +122,9 @@ __device__ __forceinline__ void transposeQuad(uint32_t (&w)[4]) {
 
 /// Stores 64 rows of results. Transposed among the four lanes of a row, they are written in 16 bytes a lane.
 template <class T, int kDim>
-__device__ __forceinline__ void storeRows(const PrefillParams<T>& p, const PrefillWork& work, const float (&out)[kDim / 2],
-                                          const PrefillSoftmax& softmax, int firstQuery, int row, int sharing) {
+__device__ __forceinline__ void storeRows(const PrefillParams<T>& p, const PrefillWork& work,
+                                          const float (&out)[kDim / 2], const PrefillSoftmax& softmax,
+                                          int firstQuery, int row, int sharing) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     float l = softmax.l[h];
@@ -123,7 +133,8 @@ __device__ __forceinline__ void storeRows(const PrefillParams<T>& p, const Prefi
     const float norm = l > 0 ? 1 / l : 0;  // a query that sees nothing gives zeros
     const int local = (row + 8 * h) / sharing, query = firstQuery + local;
     const bool exists = local < kConsumerRows / sharing && query < work.sequence.queries;
-    T* const to = p.outRow(int64_t{work.sequence.firstQuery} + query, work.kvHead * sharing + (row + 8 * h) % sharing);
+    T* const to =
+        p.outRow(int64_t{work.sequence.firstQuery} + query, work.kvHead * sharing + (row + 8 * h) % sharing);
 #pragma unroll
     for (int n = 0; n < kDim / 32; n++) {
       uint32_t words[4];
@@ -132,14 +143,18 @@ __device__ __forceinline__ void storeRows(const PrefillParams<T>& p, const Prefi
         words[i] = packPair<T>(out[16 * n + 4 * i + 2 * h] * norm, out[16 * n + 4 * i + 2 * h + 1] * norm);
       }
       transposeQuad(words);
-      if (exists) *reinterpret_cast<uint4*>(to + 32 * n + threadIdx.x % 4 * 8) = {words[0], words[1], words[2], words[3]};
+      if (exists)
+        *reinterpret_cast<uint4*>(to + 32 * n + threadIdx.x % 4 * 8) = {words[0], words[1], words[2],
+                                                                        words[3]};
     }
   }
 }
 
 template <class T, int kDim, int kConsumers, bool kPaged>
-__device__ __forceinline__ void consume(PrefillSmem<T, kDim, kConsumers>& s, const PrefillParams<T>& p, int consumer) {
-  constexpr int kOwnBarrier = 1, kTurnBarrier = kOwnBarrier + kConsumers;  // numbers of named barriers, plus the consumer's
+__device__ __forceinline__ void consume(PrefillSmem<T, kDim, kConsumers>& s, const PrefillParams<T>& p,
+                                        int consumer) {
+  constexpr int kOwnBarrier = 1,
+                kTurnBarrier = kOwnBarrier + kConsumers;  // numbers of named barriers, plus the consumer's
   const int lane = threadIdx.x % kWarp, row = threadIdx.x % kWarpgroup / kWarp * 16 + lane / 4;
   const int sharing = p.heads / p.kvHeads;
   const auto release = [&](Barrier& empty) {
@@ -151,7 +166,8 @@ __device__ __forceinline__ void consume(PrefillSmem<T, kDim, kConsumers>& s, con
     if constexpr (kConsumers > 1) namedBarrierSync(kTurnBarrier + consumer, 2 * kWarpgroup);
   };
   const auto passTurn = [&] {
-    if constexpr (kConsumers > 1) namedBarrierArrive(kTurnBarrier + (consumer + 1) % kConsumers, 2 * kWarpgroup);
+    if constexpr (kConsumers > 1)
+      namedBarrierArrive(kTurnBarrier + (consumer + 1) % kConsumers, 2 * kWarpgroup);
   };
 
   RingPosition<kStages> kAt, vAt;
@@ -174,7 +190,8 @@ __device__ __forceinline__ void consume(PrefillSmem<T, kDim, kConsumers>& s, con
     };
     const auto packWeights = [&] {  // two neighbouring fragments of scores are one of weights (mma.cuh)
 #pragma unroll
-      for (int i = 0; i < kKeys / 4; i++) weights[i / 4][i % 4] = packPair<T>(scores[2 * i], scores[2 * i + 1]);
+      for (int i = 0; i < kKeys / 4; i++)
+        weights[i / 4][i % 4] = packPair<T>(scores[2 * i], scores[2 * i + 1]);
     };
     const T* const q = &s.q[consumer][0][0][0];
 

@@ -4,16 +4,13 @@
 // What it adds to rung 2:
 // - Tensor cores: one instruction multiplies a 16x16 and a 16x8 tile, fifteen times the rate of FMA.
 // - Scores, weights and output stay in registers: a warp has its rows to itself, and the fragment in which it
-// gets scores is
-//   the fragment in which the second product takes weights (mma.cuh). Only Q, K and V lie in shared memory.
-//   With 32 rows a warp, a fragment of K or V is multiplied twice for each time it is loaded.
+//   gets scores is the fragment in which the second product takes weights (mma.cuh). Only Q, K and V lie in
+//   shared memory. With 32 rows a warp, a fragment of K or V is multiplied twice for each time it is loaded.
 // - Copies in the background (cp.async): V travels while Q K^T is computed, the next K while P V is.
 // - Swizzled rows: 16-byte chunk c of row r lies at place c ^ (r % 8). The eight rows that ldmatrix reads at
-// once are then in
-//   different banks, without padding.
+//   once are then in different banks, without padding.
 // - Rows are (query, head) pairs: the query heads that share a key head are rows of one tile, so K and V are
-// read
-//   once for all of them. A decoding sequence has one query, but heads / kvHeads rows.
+//   read once for all of them. A decoding sequence has one query, but heads / kvHeads rows.
 //
 // Batch invariance: key tiles have a fixed size and are walked from key 0; a row never meets another row, and
 // a tile whose keys it does not see leaves it unchanged, bit by bit (prefill.cuh, rescaleFactor). So its
@@ -44,19 +41,6 @@ struct Tiles {
   // key.
   typename PrefillParams<T>::Offsets keys[2][kKeys];
 };
-
-/// Chunk `chunk` (eight numbers) of a swizzled row.
-template <class T, int kRowLength>
-__device__ __forceinline__ T* chunkOf(T (*tile)[kRowLength], int row, int chunk) {
-  return &tile[row][(chunk ^ (row & 7)) * 8];
-}
-
-/// The same place `pair` pairs of chunks further along the row and `rows` rows down, a multiple of eight. Rows begin at multiples
-/// of 128 bytes, so that the XOR of a chunk's number can be done to its address: one instruction, and one register a lane.
-template <class T, int kRowLength>
-__device__ __forceinline__ unsigned chunkFrom(unsigned place, int rows, int pair) {
-  return (place ^ pair % 4 * 32) + pair / 4 * 128 + rows * kRowLength * sizeof(T);
-}
 
 /// Starts copying rows; rows without a source and columns beyond the head become zeros.
 template <int kCount, int kDim, class T, int kRowLength, class Source>

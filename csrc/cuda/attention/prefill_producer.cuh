@@ -1,9 +1,11 @@
-// Rung 4's shared memory, and the warp that fills it: it starts copies and does nothing else.
+// Rung 4's shared memory, and the two warps that fill it: they start copies and do nothing else. One has K
+// and Q, the other V, so that neither waits for the other's buffers to become empty.
 //
-// Between producer and consumers each buffer has two barriers: `full` (the copy engine has delivered) and `empty` (the
-// consumers have used it up). K and V have a ring of kStages buffers each, so that copies run ahead of the arithmetic, also
-// across the border of two tiles of rows. Every consumer has its own Q and its own barriers for it: one that is
-// ahead can start the next tile of rows while the other still finishes this one.
+// Between producers and consumers each buffer has two barriers: `full` (the copy engine has delivered) and
+// `empty` (the consumers have used it up). K and V have a ring of kStages buffers each, so that copies run
+// ahead of the arithmetic, also across the border of two tiles of rows. Every consumer has its own Q and its
+// own barriers for it: one that is ahead can start the next tile of rows while the other still finishes this
+// one.
 #pragma once
 
 #include "cuda/attention/hopper.cuh"
@@ -12,12 +14,11 @@
 
 namespace nanovllm::cuda {
 
-constexpr bool kWide = false;
 constexpr int kConsumerRows = 64;
-constexpr int kKeys = 128;         // of a tile
-constexpr int kStages = 2;         // tiles of K, and of V, in flight
-constexpr int kAtomColumns = 64;   // numbers in a swizzled row of 128 bytes
-constexpr int kAtomBytes = 1024;   // eight such rows
+constexpr int kKeys = 128;        // of a tile
+constexpr int kStages = 2;        // tiles of K, and of V, in flight
+constexpr int kAtomColumns = 64;  // numbers in a swizzled row of 128 bytes
+constexpr int kAtomBytes = 1024;  // eight such rows
 
 struct PrefillMaps {
   CUtensorMap q, k, v;
@@ -30,7 +31,8 @@ struct PrefillSmem {
   alignas(kAtomBytes) T q[kConsumers][kColumnBlocks][kConsumerRows][kAtomColumns];
   alignas(kAtomBytes) T k[kStages][kKeys * kDim];
   alignas(kAtomBytes) T v[kStages][kKeys * kDim];
-  Barrier qFull[kConsumers], qEmpty[kConsumers], kFull[kStages], kEmpty[kStages], vFull[kStages], vEmpty[kStages];
+  Barrier qFull[kConsumers], qEmpty[kConsumers], kFull[kStages], kEmpty[kStages], vFull[kStages],
+      vEmpty[kStages];
   PrefillWork work[kConsumers];  // belongs to q: written before qFull, read before qEmpty
 
   __device__ void initBarriers() {
@@ -49,13 +51,16 @@ struct PrefillSmem {
   }
 };
 
-/// How a tile of K or V is arranged in shared memory: as the copies leave it. From contiguous memory one box brings
-/// [column block][128 rows][64 numbers]; from the cache one box for each block of keys brings [8 rows][column block][8 rows][64].
+/// How a tile of K or V is arranged in shared memory: as the copies leave it. From contiguous memory one box
+/// brings [column block][128 rows][64 numbers]. From the cache one box for each block of keys brings
+/// [groups of 8 rows][column block][8 rows][64]: such boxes, put one after another, still have a constant
+/// distance from each 8 rows to the next, which is all that wgmma asks for.
 template <int kDim, bool kPaged>
 struct Arrangement {
   static constexpr int kColumnBlocks = kDim / kAtomColumns;
-  static constexpr int kGroupStride = kPaged && kWide ? kColumnBlocks * kAtomBytes : kAtomBytes;  // 8 rows to the next 8
-  static constexpr int kColumnStride = kPaged && kWide ? kAtomBytes : kKeys / 8 * kAtomBytes;     // 64 columns to the next 64
+  // From 8 rows to the next 8, and from 64 columns to the next 64.
+  static constexpr int kGroupStride = kPaged ? kColumnBlocks * kAtomBytes : kAtomBytes;
+  static constexpr int kColumnStride = kPaged ? kAtomBytes : kKeys / 8 * kAtomBytes;
 };
 
 /// One producer warp: it fills the ring of K, and Q, or the ring of V (`values`).
@@ -65,7 +70,7 @@ __device__ __forceinline__ void produce(PrefillSmem<T, kDim, kConsumers>& s, con
   constexpr int kColumnBlocks = kDim / kAtomColumns;
   const int lane = threadIdx.x % kWarp;
   const int sharing = p.heads / p.kvHeads, queries = kConsumerRows / sharing;  // of a consumer
-  const int boxKeys = kPaged ? min(p.blockSize, kKeys) : kKeys, boxes = kKeys / boxKeys;
+  const int boxKeys = kPaged ? min(p.blockSize, kKeys) : kKeys;
   const CUtensorMap& map = values ? maps.v : maps.k;
   Barrier *const full = values ? s.vFull : s.kFull, *const empty = values ? s.vEmpty : s.kEmpty;
   T* const ring = values ? s.v[0] : s.k[0];
@@ -86,15 +91,15 @@ __device__ __forceinline__ void produce(PrefillSmem<T, kDim, kConsumers>& s, con
                 work.sequence.firstQuery + work.firstQuery + c * queries);
       }
     };
-    // A cache block is a box for each column block, and each box is started by a lane of its own, which looks the block up.
-    // Blocks past the last key are not touched.
-    const int column = kWide ? 0 : lane / boxes, box = kWide ? lane : lane % boxes;
-    const auto holdsKeys = [&](int tile) {
-      return column < kColumnBlocks && box < boxes && tile * kKeys + box * boxKeys < work.sequence.keys;
+    // A cache block is a box, started by the lane that looked it up. Blocks past the last key are not
+    // touched.
+    const auto boxesOf = [&](int tile) {
+      return kPaged ? (min(kKeys, work.sequence.keys - tile * kKeys) + boxKeys - 1) / boxKeys : 1;
     };
     const auto lookUp = [&](int tile) {
-      if (!kPaged || tile >= work.keyTiles || !holdsKeys(tile)) return 0;
-      return p.blockTables[work.batchIndex * p.blockTableStride + (tile * kKeys + box * boxKeys) / p.blockSize];
+      if (!kPaged || tile >= work.keyTiles || lane >= boxesOf(tile)) return 0;
+      const int64_t row = work.batchIndex * p.blockTableStride;
+      return p.blockTables[row + (tile * kKeys + lane * boxKeys) / p.blockSize];
     };
 
     loadQ(0);
@@ -106,22 +111,16 @@ __device__ __forceinline__ void produce(PrefillSmem<T, kDim, kConsumers>& s, con
         Barrier& arrived = full[at.stage];
         T* const to = ring + at.stage * kKeys * kDim;
         empty[at.stage].wait(at.parity ^ 1);
-        if constexpr (kPaged) {
-          const int held = (min(kKeys, work.sequence.keys - tile * kKeys) + boxKeys - 1) / boxKeys;
-          if (lane == 0) arrived.arriveExpecting(held * boxKeys * kDim * sizeof(T));
-          __syncwarp();
-          if (holdsKeys(tile)) {
-            const int slot = (tile * kKeys + box * boxKeys) % p.blockSize;
-            if constexpr (kWide) {
-              copyBox(map, arrived, to + box * boxKeys * kDim, 0, 0, work.kvHead * kColumnBlocks, slot / 8, block);
-            } else {
-              copyBox(map, arrived, to + (column * kKeys + box * boxKeys) * kAtomColumns, 0, slot,
-                      work.kvHead * kColumnBlocks + column, block);
-            }
+        const int boxes = boxesOf(tile), key = tile * kKeys + lane * boxKeys;
+        if (lane == 0) arrived.arriveExpecting(boxes * boxKeys * kDim * sizeof(T));
+        __syncwarp();
+        if (lane < boxes) {
+          if constexpr (kPaged) {
+            copyBox(map, arrived, to + lane * boxKeys * kDim, 0, 0, work.kvHead * kColumnBlocks,
+                    key % p.blockSize / 8, block);
+          } else {
+            copyBox(map, arrived, to, 0, work.sequence.firstKey + key, work.kvHead * kColumnBlocks);
           }
-        } else if (lane == 0) {
-          arrived.arriveExpecting(kKeys * kDim * sizeof(T));
-          copyBox(map, arrived, to, 0, work.sequence.firstKey + tile * kKeys, work.kvHead * kColumnBlocks);
         }
         at.advance();
       }

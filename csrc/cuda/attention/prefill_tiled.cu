@@ -49,7 +49,7 @@ __device__ void copyRows(T (*to)[kRowLength], int headDim, const Source& source)
 }
 
 template <class T, int kDim>
-__global__ __launch_bounds__(kThreads, 1) void prefillTiledKernel(PrefillParams<T> p) {
+__global__ __launch_bounds__(kThreads, kDim <= 128 ? 2 : 1) void prefillTiledKernel(PrefillParams<T> p) {
   using Smem = Tiles<T, kDim>;
   using T2 = typename Pair<T>::Type;
   constexpr int kKeys = Smem::kKeys, kKeysMine = kKeys / kSide, kPairs = kDim / (2 * kSide);
@@ -97,7 +97,7 @@ __global__ __launch_bounds__(kThreads, 1) void prefillTiledKernel(PrefillParams<
     __syncthreads();
 
     float scores[kMine][kKeysMine] = {};
-#pragma unroll 2
+#pragma unroll 1
     for (int d = 0; d < kDim; d += 8) {
       float q[kMine][8];
 #pragma unroll
@@ -142,7 +142,7 @@ __global__ __launch_bounds__(kThreads, 1) void prefillTiledKernel(PrefillParams<
     }
     __syncwarp();  // a row's weights are written and read by the same half warp
 
-#pragma unroll 2
+#pragma unroll 1
     for (int key = 0; key < kKeys; key += 4) {
       float4 weights[kMine];
 #pragma unroll

@@ -2,20 +2,16 @@
 //
 // What it adds to rung 3:
 // - wgmma: four warps multiply 64 rows at a time, reading K and V from shared memory without passing them
-// through registers.
-//   mma.sync cannot use more than about two thirds of Hopper's tensor cores.
-// - The copy engine (TMA): one warp, the producer (prefill_producer.cuh), starts copies of whole tiles or
-// cache blocks;
-//   addresses, bounds and swizzle are the engine's business, and the other warps' instructions are all
-//   arithmetic.
+//   through registers. mma.sync cannot use more than about two thirds of Hopper's tensor cores.
+// - The copy engine (TMA): two warps, the producers (prefill_producer.cuh), start copies of whole tiles or
+//   cache blocks; addresses, bounds and swizzle are the engine's business, and the other warps' instructions
+//   are all arithmetic.
 // - Softmax under the products (prefill_consumer.cuh): a softmax costs about as long as a product, on other
-// units. A consumer
-//   starts Q K^T of the next tile, then P V of this one, and computes the next tile's softmax while P V still
-//   runs (section 3.2 of the paper). And the consumers take turns at starting products, so that one's softmax
-//   runs under the other's products (3.1).
+//   units. A consumer starts Q K^T of the next tile, then P V of this one, and computes the next tile's
+//   softmax while P V still runs (section 3.2 of the paper). And the consumers take turns at starting
+//   products, so that one's softmax runs under the other's products (3.1).
 // - Blocks are persistent: one a multiprocessor, which takes tile after tile (prefill_schedule.cuh). While
-// the consumers
-//   finish one tile, the producers already load the next.
+//   the consumers finish one tile, the producers already load the next.
 //
 // Rows are (query, head) pairs as in rung 3, 64 for each consumer, and the result is batch-invariant for the
 // same reasons.
@@ -29,13 +25,14 @@ namespace {
 template <int kConsumers>
 constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
 
-// With three warpgroups a thread has 168 registers at launch (65536 / 384, rounded down to a multiple of 8). The producers give
-// up most of theirs: 3 x 168 = 2 x 224 + 56.
-constexpr int kConsumerRegisters = 224, kProducerRegisters = 56;
+// With three warpgroups a thread has 168 registers at launch (65536 / 384, rounded down to a multiple of 8).
+// The producers give up most of theirs: 3 x 168 = 2 x 224 + 56.
+[[maybe_unused]] constexpr int kConsumerRegisters = 224, kProducerRegisters = 56;
 
 template <class T, int kDim, int kConsumers, bool kPaged>
-__global__ __launch_bounds__(kThreads<kConsumers>, 1) void prefillWgmmaKernel(const __grid_constant__ PrefillMaps maps,
-                                                                              const PrefillParams<T> p) {
+__global__ __launch_bounds__(kThreads<kConsumers>,
+                             1) void prefillWgmmaKernel(const __grid_constant__ PrefillMaps maps,
+                                                        const PrefillParams<T> p) {
 #ifdef NANO_HOPPER
   extern __shared__ __align__(kAtomBytes) unsigned char memory[];
   auto& s = *reinterpret_cast<PrefillSmem<T, kDim, kConsumers>*>(memory);
@@ -72,12 +69,10 @@ PrefillMaps mapsOf(const PrefillArgs& a) {
     const int64_t columns = int64_t{a.kvHeads()} * kColumnBlocks;  // the heads' column blocks, one dimension
     if constexpr (kPaged) {
       const int64_t row = t.stride[1];
-      const int boxKeys = a.blockSize() < kKeys ? a.blockSize() : kKeys, groups = boxKeys / 8;
-      if (!kWide) return tensorMap<4>(t, {kAtomColumns, a.blockSize(), columns, t.size[0]}, {row, kAtomColumns, t.stride[0]},
-                          {kAtomColumns, boxKeys, 1, 1});
+      const int boxKeys = a.blockSize() < kKeys ? a.blockSize() : kKeys;
       return tensorMap<5>(t, {kAtomColumns, 8, columns, a.blockSize() / 8, t.size[0]},
                           {row, kAtomColumns, 8 * row, t.stride[0]},
-                          {kAtomColumns, 8, kColumnBlocks, groups, 1});
+                          {kAtomColumns, 8, kColumnBlocks, boxKeys / 8, 1});
     } else {
       return tensorMap<3>(t, {kAtomColumns, t.size[0], columns}, {t.stride[0], kAtomColumns},
                           {kAtomColumns, kKeys, kColumnBlocks});
@@ -100,15 +95,13 @@ void run(const Launch& on, const PrefillArgs& a) {
   const int64_t tiles = tilesAtMost(a, kConsumers * (kConsumerRows / (a.heads() / a.kvHeads())));
   const int blocks = static_cast<int>(tiles < on.multiprocessors ? tiles : on.multiprocessors);
   launch(on, "prefillWgmma", prefillWgmmaKernel<T, kDim, kConsumers, kPaged>, dim3(blocks),
-         dim3(kThreads<kConsumers>), sizeof(PrefillSmem<T, kDim, kConsumers>),
-         mapsOf<T, kDim, kPaged>(a), PrefillParams<T>(a));
+         dim3(kThreads<kConsumers>), sizeof(PrefillSmem<T, kDim, kConsumers>), mapsOf<T, kDim, kPaged>(a),
+         PrefillParams<T>(a));
 }
 
 template <class T, int kDim>
 void runShape(const Launch& on, const PrefillArgs& a) {
-  // When there is a multiprocessor for every 64 rows, several consumers would only share one. Smaller heads
-  // need fewer registers, which leaves room for a third consumer.
-  constexpr int 2 = 2;
+  // When there is a multiprocessor for every 64 rows, two consumers would only share one.
   const bool few = tilesAtMost(a, kConsumerRows / (a.heads() / a.kvHeads())) <= on.multiprocessors;
   if (a.blockTables) return few ? run<T, kDim, 1, true>(on, a) : run<T, kDim, 2, true>(on, a);
   return few ? run<T, kDim, 1, false>(on, a) : run<T, kDim, 2, false>(on, a);

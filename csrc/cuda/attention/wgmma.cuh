@@ -11,11 +11,9 @@
 // gives the address of the first atom and the distances between atoms, and so says nothing about how the
 // matrix as a whole is arranged:
 // - K-major (Q and K in Q K^T: the summed dimension lies along the rows): `groupStride` from 8 rows to the
-// next 8. Sixteen
-//   numbers further along the summed dimension is 32 bytes further within the atom.
+//   next 8. Sixteen numbers further along the summed dimension is 32 bytes further within the atom.
 // - MN-major (V in P V: the summed dimension lies across the rows): `groupStride` as above, now along the
-// summed dimension, and
-//   `columnStride` from 64 columns to the next 64.
+//   summed dimension, and `columnStride` from 64 columns to the next 64.
 #pragma once
 
 #include <type_traits>

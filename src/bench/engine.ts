@@ -1,0 +1,56 @@
+import { Costs } from '#nano/bench/costs';
+import type { BenchContext } from '#nano/bench/options';
+import { shapeFiles } from '#nano/bench/shapes';
+import { Config, type ConfigOptions } from '#nano/config';
+import { type BuiltEngine, buildEngine } from '#nano/engine/build-engine';
+import type { RequestUpdate } from '#nano/engine/outputs';
+import { platform } from '#nano/platform';
+import { DTYPE_BYTES } from '#nano/tensor/dtype';
+import type { Backend } from '#nano/tensor/kernels';
+
+/** An engine over random weights, to be closed when it has been measured. */
+export class BenchEngine {
+  private constructor(
+    readonly backend: Backend,
+    readonly built: BuiltEngine,
+    readonly costs: Costs,
+  ) {}
+
+  /** @param suite settings the suite wants, unless others were asked for. */
+  static async open(
+    { shape, options, log }: BenchContext,
+    suite: ConfigOptions | ((backend: Backend) => ConfigOptions),
+  ): Promise<BenchEngine> {
+    const backend = platform.createBackend(options.backend ?? 'auto', { batchInvariant: options.batchInvariant });
+    const forGpu = { maxNumSeqs: 256, maxNumBatchedTokens: 16384 };
+    const defaults = { loadFormat: 'dummy', ...(backend.name === 'cuda' && forGpu) } as const;
+    const config = new Config({ ...defaults, ...(typeof suite === 'function' ? suite(backend) : suite), ...options });
+    log(`loading random weights of ${shape} …`);
+    const started = performance.now();
+    const budget = () => platform.kvCacheBudget(backend, config.gpuMemoryUtilization);
+    const built = await buildEngine(shapeFiles(shape), config, backend, budget, () => {});
+    const { modelConfig, weightBytes, dtype, engine } = built;
+    log(
+      `${backend.description}; ${dtype}; weights ${(weightBytes / 1e6).toFixed(0)} MB; KV cache of ` +
+        `${engine.options.numKvCacheBlocks} blocks of ${config.kvCacheBlockSize} tokens; ` +
+        `ready after ${((performance.now() - started) / 1000).toFixed(1)} s`,
+    );
+    return new BenchEngine(backend, built, new Costs(modelConfig, weightBytes, DTYPE_BYTES[dtype]));
+  }
+
+  /** One step, of which every request must come out well. */
+  async step(): Promise<RequestUpdate[]> {
+    const updates = await this.built.engine.step();
+    for (const { error } of updates) if (error) throw error;
+    return updates;
+  }
+
+  get isBusy(): boolean {
+    return this.built.engine.hasUnfinishedRequests;
+  }
+
+  close(): void {
+    this.built.engine.close();
+    this.backend.close();
+  }
+}

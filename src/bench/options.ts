@@ -1,0 +1,84 @@
+import type { Limits } from '#nano/bench/limits';
+import { SHAPES, type ShapeName } from '#nano/bench/shapes';
+import { fieldLines, flagLine, parseFlags, readFields } from '#nano/cli/flags';
+import { CONFIG_FIELDS, type ConfigOptions } from '#nano/config';
+import { ConfigError } from '#nano/errors';
+import { checkFields, type Fields } from '#nano/utils/fields';
+
+/** What a suite is given. */
+export interface BenchContext extends BenchOptions {
+  /** Engine settings that were asked for. */
+  readonly options: ConfigOptions;
+  /** Measured at the first call, while no model is loaded; undefined where nothing is to be judged by them. */
+  readonly limits: () => Limits | undefined;
+  readonly log: (line: string) => void;
+}
+
+export interface BenchOptions {
+  readonly shape: ShapeName;
+  readonly batch?: readonly number[];
+  readonly inputLen: readonly number[];
+  readonly outputLen?: number;
+  readonly numRequests?: number;
+  readonly repeats: number;
+  readonly seconds?: number;
+}
+
+const count = (doc: string, min = 1) =>
+  ({ kind: 'number', min, max: Number.MAX_SAFE_INTEGER, integer: true, doc }) as const;
+
+const BENCH_FIELDS = {
+  shape: { kind: 'choice', choices: Object.keys(SHAPES), doc: 'Random weights of this shape; default qwen3-0.6b.' },
+  batch: { kind: 'integers', min: 1, doc: 'latency: requests at once; default 1,16,64 on cuda, else 1.' },
+  inputLen: { kind: 'integers', min: 1, doc: 'latency: prompt tokens, default 512.' },
+  outputLen: count('latency: generated tokens; default 128 on cuda, else 32.', 2),
+  numRequests: count('throughput: the first so many of the requests; default 256 on cuda, else 8.'),
+  seconds: count('soak: how long, default 300.'),
+  repeats: count('latency: the best and the median of this many are reported, default 3.'),
+} as const satisfies Fields;
+
+/** A benchmark makes its own model, and its suites set how long requests may be. */
+const { loadFormat: _, maxModelLen: __, ...ENGINE_FIELDS } = CONFIG_FIELDS;
+
+export interface BenchArguments {
+  readonly help: boolean;
+  readonly suite: string;
+  readonly json: string | undefined;
+  readonly bench: BenchOptions;
+  readonly options: ConfigOptions;
+}
+
+/** @throws ConfigError naming the flag, the value and what is accepted. */
+export function parseBenchArguments(argv: readonly string[], suites: readonly string[]): BenchArguments {
+  const others = { suite: 'string', json: 'string', help: 'boolean' } as const;
+  const hint = '`npm run bench -- --help` lists all flags.';
+  const values = parseFlags(argv, { ...BENCH_FIELDS, ...ENGINE_FIELDS }, others, hint);
+  const [bench, options] = [readFields(BENCH_FIELDS, values), readFields(ENGINE_FIELDS, values)];
+  checkFields(BENCH_FIELDS, bench, ConfigError);
+  checkFields(ENGINE_FIELDS, options, ConfigError);
+  const suite = (values.suite as string | undefined) ?? 'latency';
+  if (!suites.includes(suite)) throw new ConfigError(`--suite must be one of ${suites.join(', ')}, got '${suite}'.`);
+  return {
+    help: values.help === true,
+    suite,
+    json: values.json as string | undefined,
+    bench: { shape: 'qwen3-0.6b', inputLen: [512], repeats: 3, ...bench } as BenchOptions,
+    options,
+  };
+}
+
+export const helpText = (suites: readonly (readonly [name: string, about: string])[]): string =>
+  [
+    'Usage: npm run bench -- [flags]',
+    '',
+    'Suites:',
+    ...suites.map(([name, about]) => `  ${name.padEnd(34)} ${about}`),
+    '',
+    flagLine('suite', 'NAME', 'One of the suites; default latency.'),
+    flagLine('json', 'FILE', 'Also write the figures there.'),
+    ...fieldLines(BENCH_FIELDS),
+    '',
+    'Engine:',
+    ...fieldLines(ENGINE_FIELDS),
+    '',
+  ].join('\n');

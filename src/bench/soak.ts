@@ -1,0 +1,99 @@
+import { CudaBackend } from '#nano/backends/cuda';
+import { BenchEngine } from '#nano/bench/engine';
+import type { BenchContext } from '#nano/bench/options';
+import { PythonRandom } from '#nano/bench/python-random';
+import type { BenchRow } from '#nano/bench/report';
+import { platform } from '#nano/platform';
+
+const MIB = 2 ** 20;
+
+interface Sample {
+  readonly seconds: number;
+  /** MiB: this process's memory, what the backend has allocated, and what is in use on the GPU by anyone. */
+  readonly resident: number;
+  readonly allocated: number;
+  readonly onGpu: number;
+  readonly tokens: number;
+}
+
+/**
+ * Mixed load for a while: prompts of all lengths, some with a common beginning, greedy and sampled with all filters, some
+ * aborted in the middle. Memory is looked at every second; a slope whose confidence interval holds zero is no growth.
+ */
+export async function soak(context: BenchContext): Promise<BenchRow[]> {
+  const bench = await BenchEngine.open(context, { maxModelLen: 2048, numKvCacheBlocks: 4096 });
+  const { engine, modelConfig } = bench.built;
+  const random = new PythonRandom(1);
+  const prefix = Array.from({ length: 64 }, () => random.randint(0, modelConfig.vocabSize - 1));
+  const running = new Set<number>();
+  const addRequest = () => {
+    const length = random.randint(1, random.randint(0, 9) === 0 ? 1500 : 300);
+    const own = Array.from({ length }, () => random.randint(0, modelConfig.vocabSize - 1));
+    const prompt = random.randint(0, 2) === 0 ? [...prefix, ...own] : own;
+    const sampling = [
+      { temperature: 0 },
+      { temperature: 0.8 },
+      { temperature: 0.6, topK: 20, topP: 0.95 },
+      { temperature: 1, minP: 0.05 },
+    ];
+    const params = { ...sampling[random.randint(0, 3)], maxTokens: random.randint(1, 200), ignoreEos: true };
+    running.add(engine.addRequest(prompt, params));
+  };
+  const samples: Sample[] = [];
+  const started = performance.now();
+  const elapsed = () => (performance.now() - started) / 1000;
+  const { seconds = 300 } = context;
+  while (elapsed() < seconds) {
+    while (running.size < 200) addRequest();
+    if (random.randint(0, 20) === 0) engine.abort([...running][random.randint(0, running.size - 1)]);
+    for (const { requestId, output } of await bench.step()) if (output) running.delete(requestId);
+    await platform.yieldToEventLoop();
+    if (elapsed() < samples.length) continue;
+    global.gc?.(); // with node --expose-gc: garbage that is not yet collected is no leak
+    const gpu = bench.backend instanceof CudaBackend ? bench.backend.memoryInfo() : { free: 0, total: 0 };
+    samples.push({
+      seconds: elapsed(),
+      resident: process.memoryUsage.rss() / MIB,
+      allocated: bench.backend.allocatedBytes / MIB,
+      onGpu: (gpu.total - gpu.free) / MIB,
+      tokens: engine.counters.generatedTokens,
+    });
+  }
+  for (const id of running) engine.abort(id);
+  while (bench.isBusy) await bench.step();
+  engine.checkIntegrity();
+  const lost = engine.options.numKvCacheBlocks - engine.numFreeBlocks;
+  const rows: BenchRow[] = [
+    { what: 'tokens generated', value: engine.counters.generatedTokens, unit: '' },
+    { what: 'tokens a second, first half', value: rate(samples, 0, 0.5), unit: 'tok/s' },
+    { what: 'tokens a second, second half', value: rate(samples, 0.5, 1), unit: 'tok/s' },
+    { what: 'preemptions', value: engine.numPreemptions, unit: '' },
+    { what: 'blocks not given back', value: lost, unit: '' },
+    ...growth('resident memory', samples, (s) => s.resident),
+    ...growth("the backend's memory", samples, (s) => s.allocated),
+    ...growth('memory in use on the GPU', samples, (s) => s.onGpu),
+  ];
+  bench.close();
+  return rows;
+}
+
+function rate(samples: readonly Sample[], from: number, to: number): number {
+  const at = (share: number) => samples[Math.round(share * (samples.length - 1))];
+  return (at(to).tokens - at(from).tokens) / (at(to).seconds - at(from).seconds);
+}
+
+/** MiB a minute over the last three quarters of the time (the first fills caches), with the 95 % interval of the slope. */
+function growth(what: string, samples: readonly Sample[], value: (sample: Sample) => number): BenchRow[] {
+  const late = samples.slice(Math.floor(samples.length / 4));
+  const n = late.length;
+  const mean = (of: (s: Sample) => number) => late.reduce((sum, s) => sum + of(s), 0) / n;
+  const [x, y] = [mean((s) => s.seconds), mean(value)];
+  const spread = late.reduce((sum, s) => sum + (s.seconds - x) ** 2, 0);
+  const slope = late.reduce((sum, s) => sum + (s.seconds - x) * (value(s) - y), 0) / spread;
+  const residual = late.reduce((sum, s) => sum + (value(s) - y - slope * (s.seconds - x)) ** 2, 0);
+  const margin = 1.96 * Math.sqrt(residual / Math.max(1, n - 2) / spread);
+  return [
+    { what: `${what}: at the end`, value: value(late[n - 1]), unit: 'MiB' },
+    { what: `${what}: growth`, value: 60 * slope, unit: `± ${(60 * margin).toPrecision(2)} MiB a minute` },
+  ];
+}

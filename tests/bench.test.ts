@@ -1,0 +1,113 @@
+// The benchmarks' own arithmetic, and that each suite which needs no GPU runs.
+import { describe, expect, test } from 'vitest';
+import { Costs } from '#nano/bench/costs';
+import { latency } from '#nano/bench/latency';
+import { parseBenchArguments } from '#nano/bench/options';
+import { PythonRandom } from '#nano/bench/python-random';
+import { type BenchRow, render } from '#nano/bench/report';
+import { SHAPES } from '#nano/bench/shapes';
+import { startup } from '#nano/bench/startup';
+import { nanoVllmWorkload, throughput } from '#nano/bench/throughput';
+import { ConfigError } from '#nano/errors';
+import { parseModelConfig } from '#nano/models/model-config';
+import { TEST_BACKENDS } from './helpers/backends';
+
+describe('random numbers as in Python', () => {
+  test('random.seed(0); [random.randint(0, 10000) for _ in range(5)]', () => {
+    const random = new PythonRandom(0);
+    expect(Array.from({ length: 5 }, () => random.randint(0, 10000))).toEqual([6311, 6890, 663, 4242, 8376]);
+  });
+
+  test("nano-vllm's workload is the one its figures were measured with", () => {
+    const workload = nanoVllmWorkload(256);
+    expect(workload[0].prompt).toHaveLength(964);
+    expect(workload.slice(0, 5).map(({ outputs }) => outputs)).toEqual([845, 312, 607, 843, 500]);
+    expect(workload[255].prompt.slice(-3)).toEqual([6642, 9046, 1958]);
+    expect(workload.reduce((sum, { prompt }) => sum + prompt.length, 0)).toBe(142_827);
+    expect(workload.reduce((sum, { outputs }) => sum + outputs, 0)).toBe(133_966);
+  });
+});
+
+test('what Qwen3-0.6B costs', () => {
+  const costs = new Costs(parseModelConfig(JSON.stringify(SHAPES['qwen3-0.6b']), 'config.json'), 1.19e9, 2);
+  expect(costs.kvBytesPerToken).toBe(114_688);
+  expect(costs.decodeBytes(1000)).toBe(1.19e9 + 114_688_000);
+  // 440 M weights in the layers and 156 M in the LM head; attention over one key.
+  expect(costs.prefillOps([1])).toBeCloseTo(2 * (440_401_920 + 155_582_464) + 4 * 28 * 16 * 128, -3);
+});
+
+describe.each(TEST_BACKENDS)('suites on %s', (backend) => {
+  const context = {
+    shape: 'tiny',
+    inputLen: [5, 9],
+    outputLen: 3,
+    repeats: 2,
+    options: { backend, numKvCacheBlocks: 512 },
+    limits: () => ({ bandwidth: 1e10, matrixRate: 1e11 }),
+    log: () => {},
+  } as const;
+  const expectFigures = (rows: BenchRow[]) => {
+    for (const { what, value, bound = 1 } of rows) expect(Math.min(value ?? -1, bound), what).toBeGreaterThanOrEqual(0);
+    expect(render(rows).split('\n').length).toBeGreaterThan(rows.filter(({ table }) => !table).length);
+  };
+
+  test('latency', async () => {
+    const rows = await latency({ ...context, batch: [1, 3] });
+    expectFigures(rows);
+    expect(rows.filter(({ unit }) => unit === 'ms').map(({ what }) => what)).toEqual(
+      ['1 × 5', '1 × 9', '3 × 5', '3 × 9'].flatMap((what) => [`${what}: first token`, `${what}: each next token`]),
+    );
+  });
+
+  test('startup', async () => expectFigures(await startup(context)));
+
+  test.runIf(backend === 'cpu')('throughput', async () => {
+    const rows = await throughput({ ...context, numRequests: 2 });
+    expectFigures(rows);
+    expect(rows.find(({ what }) => what.startsWith('all '))?.what).toBe('all 1157 tokens');
+  });
+});
+
+test('wrong flags are refused by name', () => {
+  const parse = (line: string) => () => parseBenchArguments(line.split(' '), ['latency', 'throughput']);
+  expect(parse('--suite throughput --batch 1,16 --max-num-seqs 8')()).toMatchObject({
+    suite: 'throughput',
+    bench: { batch: [1, 16], shape: 'qwen3-0.6b' },
+    options: { maxNumSeqs: 8 },
+  });
+  for (const [line, message] of [
+    ['--suit latency', "Unknown option '--suit'. `npm run bench -- --help` lists all flags."],
+    ['--suite speed', "--suite must be one of latency, throughput, got 'speed'."],
+    ['--shape huge', "shape must be one of 'qwen3-0.6b', 'qwen3-1.7b', 'qwen3-4b', 'tiny', got \"huge\"."],
+    ['--repeats 0', 'repeats must be a whole number of at least 1, got 0.'],
+    ['--batch 1,two', "--batch must be an array of whole numbers of at least 1, got 'two'."],
+    ['--max-model-len 9', "Unknown option '--max-model-len'. `npm run bench -- --help` lists all flags."],
+  ]) {
+    expect(parse(line), line).toThrow(new ConfigError(message));
+  }
+});
+
+test('figures as text', () => {
+  const cell = (what: string, column: string, value: number | null) =>
+    ({ table: 'Ladder: GB/s', what, column, value, unit: 'GB/s' }) satisfies BenchRow;
+  const rows: BenchRow[] = [
+    { what: 'speed', value: 50, unit: 'tok/s', bound: 200, boundIs: 'the machine', peer: { name: 'other', value: 25 } },
+    { what: 'wait', value: 3, unit: 'ms', median: 4, bound: 2, boundIs: 'the machine' },
+    ...[
+      cell('1 × 8', 'low', 1.5),
+      cell('2 × 8', 'low', null),
+      cell('1 × 8', 'bound', 2000),
+      cell('2 × 8', 'bound', 2000),
+    ],
+  ];
+  expect(render(rows).split('\n')).toEqual([
+    'speed                                           50.00 tok/s  25% of 200.0 (the machine); other: 25.00',
+    'wait                                            3.000 ms     median 4.000; 1.50 × 2.000 (the machine)',
+    '',
+    'Ladder: GB/s',
+    '            low    bound',
+    '1 × 8     1.500     2000',
+    '2 × 8         -     2000',
+    '',
+  ]);
+});
