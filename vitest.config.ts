@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { configDefaults, defineConfig } from 'vitest/config';
+import { configDefaults, defineConfig, type TestProjectConfiguration } from 'vitest/config';
 import { listExercises } from './scripts/days.mjs';
 
 // `source` makes #nano/… resolve to the TypeScript in src/. A checkpoint run (scripts/checkpoint.mjs) adds the
@@ -22,12 +22,27 @@ const alias = elsewhere
 // Without a compiler there is no addon, and its own tests have nothing to test. CI must not get away with that.
 const hasAddon = existsSync('build/Release/nanovllm.node') || Boolean(process.env.NANOVLLM_REQUIRE_CPU);
 
+const anywhere: TestProjectConfiguration = {
+  extends: true,
+  test: {
+    name: 'anywhere',
+    include: ['tests/**/*.test.ts'],
+    exclude: [...configDefaults.exclude, 'tests/cuda/**', ...(hasAddon ? [] : ['tests/kernels/native.test.ts'])],
+    sequence: { groupOrder: 0 },
+  },
+};
+
+// One file after the other, when all else is done: they share a GPU, and some look at how much of its memory is free.
+const gpu: TestProjectConfiguration = {
+  extends: true,
+  test: { name: 'gpu', include: ['tests/cuda/**/*.test.ts'], fileParallelism: false, sequence: { groupOrder: 1 } },
+};
+
 export default defineConfig({
   resolve: { conditions, alias },
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
-    include: checkpoint ? [`days/day${checkpoint}/checkpoint.test.ts`] : ['tests/**/*.test.ts'],
-    exclude: [...configDefaults.exclude, ...(hasAddon ? [] : ['tests/kernels/native.test.ts'])],
     testTimeout: 60_000,
+    ...(checkpoint ? { include: [`days/day${checkpoint}/checkpoint.test.ts`] } : { projects: [anywhere, gpu] }),
   },
 });

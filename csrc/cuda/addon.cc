@@ -107,12 +107,16 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
                         method<&Self::scatterTokens>("scatterTokens")});
   }
 
-  /// new CudaDevice(ordinal, batchInvariant, prefillRung, decodeRung)
+  /// new CudaDevice(ordinal, batchInvariant, programmatic, prefillRung, decodeRung)
   explicit JsCudaDevice(const Info& info) : ObjectWrap(info) {
     guarded(info.Env(), [&] {
-      device_ = std::make_shared<CudaDevice>(DeviceOptions{intArg(info, 0), info[1].ToBoolean(),
-                                                           info[2].ToString().Utf8Value(),
-                                                           info[3].ToString().Utf8Value()});
+      DeviceOptions options;
+      options.ordinal = intArg(info, 0);
+      options.batchInvariant = info[1].ToBoolean();
+      options.programmatic = info[2].ToBoolean();
+      options.prefillRung = info[3].ToString().Utf8Value();
+      options.decodeRung = info[4].ToString().Utf8Value();
+      device_ = std::make_shared<CudaDevice>(options);
     });
   }
 

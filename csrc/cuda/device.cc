@@ -57,7 +57,7 @@ CudaDevice::CudaDevice(const DeviceOptions& options) : options_(options) {
   name_ = properties.name;
   launch_.arch = 10 * properties.major + properties.minor;
   launch_.multiprocessors = properties.multiProcessorCount;
-  launch_.programmatic = launch_.arch >= 90;
+  launch_.programmatic = options.programmatic && launch_.arch >= 90;
   stream_.create();
   launch_.stream = stream_.get();
   staging_ = std::make_unique<Staging>();

@@ -40,6 +40,8 @@ struct DeviceOptions {
   /// A row's bits never depend on what is computed beside it: own GEMM for every shape, one kernel for all
   /// attention.
   bool batchInvariant = false;
+  /// Programmatic dependent launch, where the GPU has it (launch.cuh).
+  bool programmatic = true;
   /// Names of rungs; empty: the fastest that takes the arguments.
   std::string prefillRung, decodeRung;
 };

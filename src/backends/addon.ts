@@ -83,6 +83,7 @@ export interface CudaAddon {
   CudaDevice: new (
     ordinal: number,
     batchInvariant: boolean,
+    programmatic: boolean,
     prefillRung: string,
     decodeRung: string,
   ) => CudaNativeDevice;

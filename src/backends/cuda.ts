@@ -14,6 +14,11 @@ export interface CudaOptions {
   /** A row's bits never depend on what is computed beside it, at the price of speed (see {@link CudaBackend}). */
   batchInvariant?: boolean;
   /**
+   * Programmatic dependent launch, where the GPU has it; default true. NANOVLLM_CUDA_PDL=0 switches it off, for tools that
+   * do not know it.
+   */
+  programmatic?: boolean;
+  /**
    * Rungs of the attention ladders (env NANOVLLM_CUDA_PREFILL: scalar, tiled, mma, wgmma; NANOVLLM_CUDA_DECODE: warp, split,
    * packed); default: the fastest this GPU can run.
    */
@@ -50,8 +55,8 @@ export class CudaBackend extends NativeBackend<CudaNativeDevice> {
   private readonly batchInvariant: boolean;
 
   constructor(addon: CudaAddon, options: CudaOptions = {}) {
-    const { device = 0, batchInvariant = false, prefill = '', decode = '' } = options;
-    super(() => new addon.CudaDevice(device, batchInvariant, prefill, decode));
+    const { device = 0, batchInvariant = false, programmatic = true, prefill = '', decode = '' } = options;
+    super(() => new addon.CudaDevice(device, batchInvariant, programmatic, prefill, decode));
     this.batchInvariant = batchInvariant;
   }
 

@@ -2,7 +2,7 @@ import { type CudaAddon, findAddon, loadAddon } from '#nano/backends/addon';
 import { type CudaBackend, createCudaBackend } from '#nano/backends/cuda';
 import { intTensor, RandomPool, shuffled } from '#nano/bench/inputs';
 import type { BenchContext } from '#nano/bench/options';
-import { DECODE_PEERS, PREFILL_PEERS } from '#nano/bench/peers';
+import { DECODE_PEERS, PEERS_FROM, PREFILL_PEERS } from '#nano/bench/peers';
 import type { BenchRow } from '#nano/bench/report';
 import { rotated, timed } from '#nano/bench/timing';
 
@@ -10,6 +10,9 @@ import { rotated, timed } from '#nano/bench/timing';
 const [Q_HEADS, KV_HEADS, DIM] = [16, 8, 128];
 const FLASH = { softmaxScale: 1 / Math.sqrt(DIM), attnBackend: 'flash', workspace: null } as const;
 const KV_BYTES = 2 * KV_HEADS * DIM * 2;
+
+/** Numbers that the largest shape's inputs have: 32 × 8192 tokens' keys and values, and the queries. */
+const POOL = 2 ** 29 + 2 ** 20;
 
 /** Sequences, and tokens of each. */
 type Shape = readonly [batch: number, length: number];
@@ -44,7 +47,7 @@ export async function attention({ limits, log }: BenchContext): Promise<BenchRow
     for (const rung of ladder.rungs) {
       log(`${table}: ${rung} …`);
       const backend = ladder.open(rung);
-      const pool = new RandomPool(backend, 1 << 29);
+      const pool = new RandomPool(backend, POOL);
       const times = shapes.map((shape) => ladder.milliseconds(pool, shape));
       column(
         rung,
@@ -62,7 +65,7 @@ function ladders(teraops: number | undefined, gigabytes: number | undefined): La
   const { prefillRungs, decodeRungs } = loadAddon<CudaAddon>(findAddon('nanovllm_cuda'));
   const heads = `${Q_HEADS}/${KV_HEADS} heads × ${DIM}`;
   const prefill = (blockSize: number): Ladder => ({
-    table: `Prefill attention, ${blockSize ? `in blocks of ${blockSize}` : 'contiguous'}: TFLOP/s; causal, ${heads}`,
+    table: `Prefill attention, ${blockSize ? `in blocks of ${blockSize}` : 'contiguous'}: TFLOP/s; causal, ${heads}${blockSize ? '' : `, ${PEERS_FROM}`}`,
     unit: 'TFLOP/s',
     shapes: [[8, 512], [4, 2048], [2, 4096], [1, 16384]], // biome-ignore format: one line
     rungs: prefillRungs,
@@ -73,7 +76,7 @@ function ladders(teraops: number | undefined, gigabytes: number | undefined): La
     bound: teraops,
   });
   const decode: Ladder = {
-    table: `Decode attention, in blocks of 16: GB/s of keys and values; ${heads}`,
+    table: `Decode attention, in blocks of 16: GB/s of keys and values; ${heads}, ${PEERS_FROM}`,
     unit: 'GB/s',
     shapes: [[1, 2048], [8, 2048], [64, 1024], [256, 1024], [32, 8192]], // biome-ignore format: one line
     rungs: decodeRungs,

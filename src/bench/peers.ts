@@ -23,10 +23,13 @@ export function nanoVllm(figure: string, shape: ShapeName, { name }: Backend): P
   return value && shape === 'qwen3-0.6b' && name === 'cuda' ? { peer: { name: 'nano-vllm', value } } : {};
 }
 
+/** Where the attention figures below come from, for the headings of tables. */
+export const PEERS_FROM = "others' figures: an H100 80GB, 2026-11-21";
+
 /** TFLOP/s at the shapes of the attention suite, in its order: PyTorch's FlashAttention-2, and cuDNN's attention through PyTorch. */
 export const PREFILL_PEERS = {
-  'FA2 (PyTorch)': [126, 250, 273, 328],
-  'cuDNN (PyTorch)': [238, 461, 522, 568],
+  'PyTorch FA2': [126, 250, 273, 328],
+  'PyTorch cuDNN': [238, 461, 522, 568],
 } as const;
 
 /** GB/s likewise: a split-KV kernel in Triton. */

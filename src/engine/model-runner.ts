@@ -36,7 +36,7 @@ interface Reads {
 
 const NOTHING_TO_READ: Reads = { tokens: Promise.resolve(new Int32Array()), logits: null };
 const WARM_UP_TOKENS = 512;
-const WARM_UP_STEPS = 8;
+const WARM_UP_STEPS = 32; // after fewer, JavaScript's optimising compiler is still at work
 
 /**
  * Turns a scheduled batch into packed tensors, runs the model and draws the next tokens. Owns the KV cache, which it is given

@@ -31,7 +31,12 @@ export const platform: Platform = {
     const { env } = process;
     if (name === 'reference') return new ReferenceBackend();
     const cuda = () =>
-      createCudaBackend({ batchInvariant, prefill: env.NANOVLLM_CUDA_PREFILL, decode: env.NANOVLLM_CUDA_DECODE });
+      createCudaBackend({
+        batchInvariant,
+        programmatic: env.NANOVLLM_CUDA_PDL !== '0',
+        prefill: env.NANOVLLM_CUDA_PREFILL,
+        decode: env.NANOVLLM_CUDA_DECODE,
+      });
     const cpu = () => createCpuBackend({ isa: env.NANOVLLM_CPU_ISA, threads: env.NANOVLLM_NUM_THREADS });
     if (name === 'cuda') return cuda();
     if (name === 'cpu') return cpu();

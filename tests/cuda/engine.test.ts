@@ -43,32 +43,40 @@ describe.skipIf(!HAS_CUDA)('the engine on cuda', () => {
   });
   afterAll(() => observer.close());
 
-  test('close gives all device memory back, again and again', async () => {
-    const free: number[] = [];
-    for (let i = 0; i < 4; i++) {
-      const llm = await load();
-      const inUse = observer.memoryInfo().free;
-      await llm.generate(PROMPTS, GREEDY);
-      await llm.close();
-      free.push(observer.memoryInfo().free);
-      expect(free[i] - inUse).toBeGreaterThan(64 * MIB);
+  /**
+   * Does something again and again: device memory must be afterwards what it was before. The first time also brings in what the
+   * driver keeps (kernels' code, memory for graphs). Others may use the GPU too, other test files for instance: that three times
+   * out of many nothing is lost is what a leak would not allow.
+   */
+  async function expectNothingLost(body: () => Promise<void>): Promise<void> {
+    await body();
+    const lost: number[] = [];
+    const nothing = () => lost.filter((mib) => Math.abs(mib) < 4).length;
+    while (nothing() < 3 && lost.length < 40) {
+      const before = observer.memoryInfo().free;
+      await body();
+      lost.push((before - observer.memoryInfo().free) / MIB);
     }
-    // The first load also brings in what the driver keeps: kernels' code, and memory for graphs.
-    console.log(
-      'free after each close, MiB less than after the first:',
-      free.map((bytes) => (free[0] - bytes) / MIB),
-    );
-    for (const bytes of free) expect(Math.abs(bytes - free[0])).toBeLessThan(32 * MIB);
+    expect(nothing(), `MiB lost each time: ${lost}`).toBe(3);
+  }
+
+  test('close gives all device memory back', async () => {
+    await expectNothingLost(async () => {
+      const llm = await load();
+      await llm.generate(PROMPTS, GREEDY);
+      expect(llm.stats().allocatedBytes).toBeGreaterThan(64 * MIB);
+      await llm.close();
+    });
   });
 
   test('so does closing in the middle of a generation', async () => {
-    const before = observer.memoryInfo().free;
-    const llm = await load();
-    const running = llm.generate(PROMPTS, { ...GREEDY, maxTokens: 400, ignoreEos: true });
-    await new Promise((done) => setTimeout(done, 20));
-    await llm.close();
-    expect((await running).map(({ finishReason }) => finishReason)).toEqual(PROMPTS.map(() => 'abort'));
-    expect(Math.abs(observer.memoryInfo().free - before)).toBeLessThan(32 * MIB);
+    await expectNothingLost(async () => {
+      const llm = await load();
+      const running = llm.generate(PROMPTS, { ...GREEDY, maxTokens: 400, ignoreEos: true });
+      await new Promise((done) => setTimeout(done, 20));
+      await llm.close();
+      expect((await running).map(({ finishReason }) => finishReason)).toEqual(PROMPTS.map(() => 'abort'));
+    });
   });
 
   describe('out of memory', () => {
@@ -76,11 +84,11 @@ describe.skipIf(!HAS_CUDA)('the engine on cuda', () => {
       /Out of GPU memory: \d+ bytes \(\d+\.\d\d GiB\) were asked for, and \d+\.\d\d of the GPU's \d+\.\d\d GiB are free/;
 
     test('a KV cache larger than the GPU is refused with both numbers, and the next load works', async () => {
-      const before = observer.memoryInfo().free;
-      const refused = load({ numKvCacheBlocks: 2 ** 27 });
-      await expect(refused).rejects.toThrow(BackendError);
-      await expect(refused).rejects.toThrow(OUT);
-      expect(Math.abs(observer.memoryInfo().free - before)).toBeLessThan(32 * MIB);
+      await expectNothingLost(async () => {
+        const refused = load({ numKvCacheBlocks: 2 ** 27 });
+        await expect(refused).rejects.toThrow(BackendError);
+        await expect(refused).rejects.toThrow(OUT);
+      });
       const llm = await load();
       expect((await llm.generate(PROMPT, GREEDY))[0].tokenIds).toHaveLength(48);
       await llm.close();

@@ -15,12 +15,14 @@ import { goldenNames, loadBareModel, promptLogits, readGolden, worstRowError } f
 
 /**
  * Largest and mean relative error of the rows. Beside weights, activations are rounded too, at every step of the way: that alone
- * gives transformers' own bfloat16 runs of these models errors of up to 3e-2. float16 has three bits more: an eighth.
+ * gives transformers' own bfloat16 runs of the small models errors of up to 3e-2, and 6e-2 (mean 6.5e-3) over the storyteller's
+ * 1,694 rows below. float16 has three bits more: an eighth.
  */
 const TOLERANCE = {
   bfloat16: { worst: 4e-2, mean: 2e-2 },
   float16: { worst: 5e-3, mean: 2.5e-3 },
 } as const;
+const STORYTELLER_TOLERANCE = { worst: 6e-2, mean: 6.5e-3 };
 /** How much nearer transformers may come, in its own arithmetic. */
 const OF_THEIRS = 1.25;
 const HALVES = ['bfloat16', 'float16'] as const;
@@ -220,8 +222,8 @@ describe.skipIf(!HAS_CUDA)('parity on cuda', () => {
             `the likeliest token agrees in ${agreeing} of ${rows.length} positions; ` +
             `${same} of ${ours.length} texts of 64 tokens are the CPU's`,
         );
-        expect.soft(worst).toBeLessThan(TOLERANCE.bfloat16.worst);
-        expect.soft(mean).toBeLessThan(TOLERANCE.bfloat16.mean);
+        expect.soft(worst).toBeLessThan(STORYTELLER_TOLERANCE.worst);
+        expect.soft(mean).toBeLessThan(STORYTELLER_TOLERANCE.mean);
         for (const row of rows) if (row.gap > 2 * row.largest) expect.soft(row.agrees).toBe(true);
         expect.soft(agreeing / rows.length).toBeGreaterThan(0.97);
         // The texts as the engine makes them: each token is the CPU's choice too, given the same text before it, or as good as.

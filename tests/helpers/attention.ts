@@ -274,6 +274,7 @@ export function expectedRows(
   ids: Iterable<RowId>,
 ): { rows: ExpectedRow[]; needleEffect: number } {
   const group = c.heads / c.kvHeads;
+  const stride = c.kvHeads * c.dim;
   const firstQuery = cumulativeLengths(c.lengths.map((l) => l.queries));
   const firstKey = cumulativeLengths(c.lengths.map((l) => l.keys));
   const needles = c.lengths.map(({ keys }) => needlesOf(c, keys));
@@ -283,17 +284,13 @@ export function expectedRows(
     const { queries, keys } = c.lengths[sequence];
     const visible = (c.causal ?? true) && c.kind !== 'decode' ? Math.max(0, keys - queries + query + 1) : keys;
     const at = ((firstQuery[sequence] + query) * c.heads + head) * c.dim;
-    const kv = (j: number) => ((firstKey[sequence] + j) * c.kvHeads + Math.floor(head / group)) * c.dim;
-    const weights = softmaxScores(q, at, k, kv, visible, c.dim);
-    const values = new Float64Array(c.dim);
-    weights.forEach((w, j) => {
-      const from = kv(j);
-      for (let d = 0; d < c.dim; d++) values[d] += w * v[from + d];
-    });
+    const first = firstKey[sequence] * stride + Math.floor(head / group) * c.dim;
+    const weights = softmaxScores(q.subarray(at, at + c.dim), k, first, stride, visible);
+    const values = weightedSum(weights, v, first, stride, c.dim);
     for (const needle of needles[sequence]) {
       // Among fewer keys losing one always shows, or leaves nothing.
       if (needle < visible && visible > 6) {
-        needleEffect = Math.min(needleEffect, changeWithout(needle, weights, values, v, kv));
+        needleEffect = Math.min(needleEffect, changeWithout(weights[needle], values, v, first + needle * stride));
       }
     }
     rows.push({ sequence, query, head, at, values });
@@ -308,40 +305,48 @@ export function worstError(c: AttentionCase, actual: Float32Array, rows: readonl
   }, 0);
 }
 
+/** Softmax of a query's scaled scores with `count` keys, which begin at `first` and are `stride` apart. */
 function softmaxScores(
-  q: Float32Array,
-  at: number,
+  query: Float32Array,
   k: Float32Array,
-  kv: (j: number) => number,
-  visible: number,
-  dim: number,
+  first: number,
+  stride: number,
+  count: number,
 ): Float64Array {
-  const scores = new Float64Array(visible);
+  const dim = query.length;
+  const q = Float64Array.from(query, (x) => x / Math.sqrt(dim));
+  const weights = new Float64Array(count);
   let max = -Infinity;
-  for (let j = 0; j < visible; j++) {
-    let dot = 0;
-    const from = kv(j);
-    for (let d = 0; d < dim; d++) dot += q[at + d] * k[from + d];
-    scores[j] = dot / Math.sqrt(dim);
-    max = Math.max(max, scores[j]);
+  for (let j = 0, at = first; j < count; j++, at += stride) {
+    let [even, odd] = [0, 0]; // two additions at a time; every head size is even
+    for (let d = 0; d < dim; d += 2) {
+      even += q[d] * k[at + d];
+      odd += q[d + 1] * k[at + d + 1];
+    }
+    weights[j] = even + odd;
+    if (weights[j] > max) max = weights[j];
   }
   let sum = 0;
-  for (let j = 0; j < visible; j++) sum += scores[j] = Math.exp(scores[j] - max);
-  return scores.map((score) => score / sum);
+  for (let j = 0; j < count; j++) sum += weights[j] = Math.exp(weights[j] - max);
+  for (let j = 0; j < count; j++) weights[j] /= sum;
+  return weights;
 }
 
-/** Relative change of a row when key `j` is dropped from the softmax: (row - w·v) / (1 - w) against row. */
-function changeWithout(
-  j: number,
-  weights: Float64Array,
-  row: Float64Array,
-  v: Float32Array,
-  kv: (j: number) => number,
-): number {
-  const w = weights[j];
+function weightedSum(weights: Float64Array, v: Float32Array, first: number, stride: number, dim: number): Float64Array {
+  const sum = new Float64Array(dim);
+  for (let j = 0, at = first; j < weights.length; j++, at += stride) {
+    const w = weights[j];
+    if (w < 1e-15) continue; // all of them together would not show
+    for (let d = 0; d < dim; d++) sum[d] += w * v[at + d];
+  }
+  return sum;
+}
+
+/** Relative change of a row when the value at `at`, whose weight is w, is dropped: (row - w·v) / (1 - w) against row. */
+function changeWithout(w: number, row: Float64Array, v: Float32Array, at: number): number {
   let [change, norm] = [0, 0];
   row.forEach((x, d) => {
-    const without = w < 1 ? (x - w * v[kv(j) + d]) / (1 - w) : 0;
+    const without = w < 1 ? (x - w * v[at + d]) / (1 - w) : 0;
     change += (without - x) ** 2;
     norm += x * x;
   });
