@@ -17,10 +17,10 @@ const NANO_VLLM: Readonly<Record<string, number>> = {
   'startup s': 25,
 };
 
-/** nano-vllm's figure, where there is one for this model on a GPU. */
-export function nanoVllm(figure: string, shape: ShapeName, { name }: Backend): Pick<BenchRow, 'peer'> {
+/** nano-vllm's figure, where there is one for this model on this kind of GPU. */
+export function nanoVllm(figure: string, shape: ShapeName, { description }: Backend): Pick<BenchRow, 'peer'> {
   const value = NANO_VLLM[figure];
-  return value && shape === 'qwen3-0.6b' && name === 'cuda' ? { peer: { name: 'nano-vllm', value } } : {};
+  return value && shape === 'qwen3-0.6b' && description.includes('H100') ? { peer: { name: 'nano-vllm', value } } : {};
 }
 
 /** Where the attention figures below come from, for the headings of tables. */

@@ -11,7 +11,7 @@ const WORKLOADS = Number(process.env.NANOVLLM_CUDA_WORKLOADS ?? 200);
 /** Memory of an engine lives until its backend is closed: a new one after so many workloads. */
 const WORKLOADS_PER_BACKEND = 50;
 /** Milliseconds, shrinking of a failure included. */
-const LIMIT = 20_000 + 150 * WORKLOADS;
+const LIMIT = 30_000 + 500 * WORKLOADS;
 
 describe.skipIf(!HAS_CUDA)('scheduling never changes results on cuda', () => {
   test.each([
