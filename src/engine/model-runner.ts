@@ -24,6 +24,8 @@ export interface RunnerOptions {
   readonly config: Config;
   readonly maxModelLen: number;
   readonly kvCacheDType: FloatDType;
+  /** For tests, which make many runners: no warm-up where there would be one. */
+  readonly skipWarmUp?: boolean;
   /** For tests: pad decode batches also where there are no device graphs. */
   readonly padDecodeBatches?: boolean;
 }
@@ -71,7 +73,7 @@ export class ModelRunner {
   allocateKvCache(numBlocks: number): void {
     this.bindCaches(numBlocks, (shape) => this.ops.backend.allocate(shape, this.options.kvCacheDType));
     this.decodeGraph.captureAll();
-    if (this.ops.backend.isAsync) this.warmUp();
+    if (this.ops.backend.isAsync && !this.options.skipWarmUp) this.warmUp();
   }
 
   /**

@@ -124,7 +124,7 @@ describe.skipIf(!HAS_CUDA)('parity on cuda', () => {
   describe.each(goldenNames())('%s', (name) => {
     test('logits against Hugging Face, in the checkpoint’s own dtype', async () => {
       const golden = await readGolden(name);
-      const { dtype, bfloat16Error = TOLERANCE.bfloat16.worst / OF_THEIRS } = golden;
+      const { dtype, transformersError } = golden;
       if (dtype === 'float32') return; // its weights, rounded, are others: the reference rounds them too (below)
       for (const attnBackend of ATTN_BACKENDS) {
         const bare = await loadBareModel(golden.folder, backend, dtype, attnBackend);
@@ -135,8 +135,7 @@ describe.skipIf(!HAS_CUDA)('parity on cuda', () => {
           errors.push(...compareRows(actual, logits, vocabSize).map(({ error }) => error));
         }
         const { worst } = summary(`${name}, Hugging Face, ${dtype}, ${attnBackend}`, errors);
-        const theirs = dtype === 'float16' ? bfloat16Error / 8 : bfloat16Error;
-        expect.soft(worst, attnBackend).toBeLessThan(OF_THEIRS * theirs);
+        expect.soft(worst, attnBackend).toBeLessThan(OF_THEIRS * transformersError[dtype]);
       }
     });
 

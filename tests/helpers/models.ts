@@ -27,8 +27,8 @@ export interface Golden {
   readonly folder: string;
   /** What the checkpoint's weights are stored in. */
   readonly dtype: FloatDType;
-  /** Largest relative row error of transformers' own bfloat16 run, where it was measured. */
-  readonly bfloat16Error: number | undefined;
+  /** Largest relative row error of transformers' own 16-bit runs, against its float32. */
+  readonly transformersError: Readonly<Record<'bfloat16' | 'float16', number>>;
   readonly prompts: readonly GoldenPrompt[];
 }
 
@@ -59,7 +59,7 @@ export async function readGolden(name: string): Promise<Golden> {
   );
   await file.close();
   const { dtype } = parseModelConfig(readFileSync(`${folder}/config.json`, 'utf8'), 'config.json');
-  return { name, folder, dtype, bfloat16Error: json.bfloat16Error, prompts };
+  return { name, folder, dtype, transformersError: json.transformersError, prompts };
 }
 
 /** A model built bare, with room for one sequence in its cache, to look at logits of all positions. */

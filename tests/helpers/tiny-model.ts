@@ -59,6 +59,7 @@ export class TinyModel {
       maxModelLen,
       kvCacheDType: this.dtype,
       padDecodeBatches,
+      skipWarmUp: true,
     });
     runner.allocateKvCache(numKvCacheBlocks);
     const { maxNumSeqs, maxNumBatchedTokens, kvCacheBlockSize, enablePrefixCaching } = config;
