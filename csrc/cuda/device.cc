@@ -98,7 +98,6 @@ void CudaDevice::memoryInfo(size_t& free, size_t& total) const {
 }
 
 // --- transfers
-// --------------------------------------------------------------------------------------------------------
 
 void CudaDevice::copyIn(const TensorView& tensor, const char* bytes, size_t size) {
   if (!tensor.isContiguous() || tensor.numel() * bytesOf(tensor.dtype) != static_cast<int64_t>(size))
@@ -152,7 +151,6 @@ void CudaDevice::loadRows(const TensorView& weight, int64_t firstRow, const char
 }
 
 // --- graphs
-// -----------------------------------------------------------------------------------------------------------
 
 void CudaDevice::beginCapture() {
   // Relaxed: another thread may wait for an event meanwhile.

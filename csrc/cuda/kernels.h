@@ -24,7 +24,6 @@ struct Launch {
 };
 
 // --- norms, activation, positions, cache
-// ------------------------------------------------------------------------------
 
 void rmsNorm(const Launch&, const TensorView& out, const TensorView& x, const TensorView& weight, float eps);
 void siluAndMul(const Launch&, const TensorView& out, const TensorView& x);
@@ -56,7 +55,6 @@ void gatherTokens(const Launch&, const TensorView& out, const TensorView& table,
 void scatterTokens(const Launch&, const TensorView& table, const TensorView& values, const TensorView& slots);
 
 // --- linear layers
-// ----------------------------------------------------------------------------------------------------
 
 /// out[T, N] = x[T, K] · weight[N, K]ᵀ + bias[N], or out += that. `bias.data` is null without a bias. `out`
 /// has x's dtype or float32.
@@ -75,7 +73,6 @@ void gemv(const Launch&, const LinearArgs&);
 void gemmMma(const Launch&, const LinearArgs&);
 
 // --- attention
-// --------------------------------------------------------------------------------------------------------
 
 /// src/tensor/kernels.ts, AttnVarlenArgs. All int32 arrays are dense device memory.
 struct PrefillArgs {
@@ -143,7 +140,6 @@ void sdpaMathPrefill(const Launch&, const PrefillArgs&, const SdpaWorkspace&);
 void sdpaMathDecode(const Launch&, const DecodeArgs&, const SdpaWorkspace&);
 
 // --- sampling
-// ---------------------------------------------------------------------------------------------------------
 
 /// src/tensor/kernels.ts, SampleArgs; all arrays on the device.
 struct SampleInput {

@@ -8,9 +8,10 @@
 // visible.
 //
 // The rules: every kernel launched with `launch()` calls `waitForPrevious()` in all its threads before it
-// reads or writes anything that an earlier kernel writes or reads. (Weights may be read before: nothing
-// writes them.) Since a kernel ends only after its own wait, waiting for the previous one means that all
-// before it have ended too.
+// reads or writes anything that an earlier kernel of the step writes or reads. Since a kernel ends only after
+// its own wait, waiting for the previous one means that all before it have ended too. What no kernel of the
+// step writes may be read before: weights, the step's inputs, keys and values of earlier steps. (Between two
+// steps lies a copy of inputs or the launch of a graph, which wait for all that was launched before.)
 #pragma once
 
 #include <utility>

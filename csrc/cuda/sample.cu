@@ -7,10 +7,9 @@
 // CUDA graph and must serve whatever parameters the rows have:
 //
 //   1. scanChunks reads all logits, once. A row is cut into chunks, one block each: a row has 600 KB, and one
-//   block alone could
-//      not ask for more than a fiftieth of the memory bandwidth. Greedy and unfiltered rows leave each
-//      chunk's winner. Filtered rows leave the maximum of every 32 logits: 1/32 of the row, and enough to
-//      find its likeliest tokens.
+//      block alone could not ask for more than a fiftieth of the memory bandwidth. Greedy and unfiltered rows
+//      leave each chunk's winner. Filtered rows leave the maximum of every 32 logits: 1/32 of the row, and
+//      enough to find its likeliest tokens.
 //   2. chooseTokens (sample_choose.cu) has one block a row: it compares the winners, or filters.
 //
 // No atomics and no state between calls: a row's token depends on its own logits and parameters alone.
