@@ -145,6 +145,7 @@ mkdirSync(join(folder, 'plots'), { recursive: true });
 for (const file of readdirSync(folder).filter((name) => name.endsWith('.json'))) {
   const record = JSON.parse(readFileSync(join(folder, file), 'utf8'));
   for (const [name, options] of Object.entries(plotsOf(record))) {
+    if (options.bars.filter(({ series }) => series !== BOUND).length < 2) continue; // one bar says no more than its number
     const path = join(folder, 'plots', `${basename(file, '.json')}${name}.svg`);
     writeFileSync(
       path,
