@@ -7,53 +7,13 @@
 #include <map>
 
 #include "cuda/device.h"
+#include "cuda/read_worker.h"
 #include "js_args.h"
 
 namespace nanovllm::cuda {
 namespace {
 
 using Info = Napi::CallbackInfo;
-
-/// Waits for a result on a thread of Node's pool, so that the event loop goes on meanwhile.
-class ReadWorker : public Napi::AsyncWorker {
- public:
-  ReadWorker(Napi::Env env, std::shared_ptr<CudaDevice> device, PendingRead read, Napi::TypedArray target)
-      : AsyncWorker(env),
-        promise_(Napi::Promise::Deferred::New(env)),
-        device_(std::move(device)),
-        read_(std::move(read)),
-        target_(Napi::Persistent(target)) {}
-
-  Napi::Promise promise() const { return promise_.Promise(); }
-
- private:
-  void Execute() override {
-    try {
-      cudaSetDevice(device_->ordinal());
-      read_.arrived->wait();
-    } catch (const std::exception& error) {
-      SetError(error.what());
-    }
-  }
-
-  void OnOK() override {
-    const Napi::TypedArray target = target_.Value();
-    memcpy(static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(), read_.buffer->data(),
-           read_.bytes);
-    device_->endRead(std::move(read_));
-    promise_.Resolve(Env().Undefined());
-  }
-
-  void OnError(const Napi::Error& error) override {
-    error.Set("code", Napi::String::New(Env(), "BACKEND"));
-    promise_.Reject(error.Value());
-  }
-
-  Napi::Promise::Deferred promise_;
-  std::shared_ptr<CudaDevice> device_;
-  PendingRead read_;
-  Napi::Reference<Napi::TypedArray> target_;
-};
 
 float floatArg(const Info& info, size_t index) { return static_cast<float>(numberArg(info, index)); }
 int intArg(const Info& info, size_t index) { return static_cast<int>(numberArg(info, index)); }
