@@ -6,6 +6,10 @@
 
 namespace nanovllm {
 
+std::string CpuDevice::describe() const {
+  return format("cpu: %d thread%s, %s", threads(), threads() == 1 ? "" : "s", isa_.description);
+}
+
 void CpuDevice::loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size,
                          DType source) {
   const char* const op = "loadRows";

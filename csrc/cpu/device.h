@@ -30,7 +30,10 @@ class CpuDevice {
 
   const Isa& isa() const { return isa_; }
   int threads() const { return pool_.threads(); }
+  /// "cpu: 2 threads, …"
+  std::string describe() const;
   Allocations& memory() { return memory_; }
+  char* allocate(size_t bytes) { return memory_.allocate(bytes); }
 
   void loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size, DType source);
   void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight);

@@ -1,6 +1,6 @@
 // Entry point of the cuda addon, a file of its own so that the cpu backend loads where there is no CUDA.
-// Tensors arrive as descriptors; see js_args.h. Node destroys a device, and with it all its memory, when it
-// is collected or its environment ends.
+// What the class shares with the cpu's is in js_device.h. Node destroys a device, and with it all its memory,
+// when it is collected or its environment ends.
 #include <napi.h>
 
 #include <cstring>
@@ -8,15 +8,12 @@
 
 #include "cuda/device.h"
 #include "cuda/read_worker.h"
-#include "js_args.h"
+#include "js_device.h"
 
 namespace nanovllm::cuda {
 namespace {
 
 using Info = Napi::CallbackInfo;
-
-float floatArg(const Info& info, size_t index) { return static_cast<float>(numberArg(info, index)); }
-int intArg(const Info& info, size_t index) { return static_cast<int>(numberArg(info, index)); }
 
 /// The workspace of sdpa.math: three tensors from argument `first` on, or none.
 class WorkspaceArg {
@@ -32,7 +29,7 @@ class WorkspaceArg {
   SdpaWorkspace workspace_;
 };
 
-class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
+class JsCudaDevice : public JsDevice<JsCudaDevice, CudaDevice> {
  public:
   static Napi::Function define(Napi::Env env) {
     using Self = JsCudaDevice;
@@ -68,7 +65,7 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
   }
 
   /// new CudaDevice(ordinal, batchInvariant, programmatic, prefillRung, decodeRung)
-  explicit JsCudaDevice(const Info& info) : ObjectWrap(info) {
+  explicit JsCudaDevice(const Info& info) : JsDevice(info, "cuda") {
     guarded(info.Env(), [&] {
       DeviceOptions options;
       options.ordinal = intArg(info, 0);
@@ -81,44 +78,6 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
   }
 
  private:
-  template <void (JsCudaDevice::*Method)(const Info&)>
-  static Napi::ClassPropertyDescriptor<JsCudaDevice> method(const char* name) {
-    return InstanceMethod<&JsCudaDevice::call<Method>>(name);
-  }
-  template <Napi::Value (JsCudaDevice::*Method)(const Info&)>
-  static Napi::ClassPropertyDescriptor<JsCudaDevice> method(const char* name) {
-    return InstanceMethod<&JsCudaDevice::call<Method>>(name);
-  }
-
-  /// Every method goes through here.
-  template <void (JsCudaDevice::*Method)(const Info&)>
-  Napi::Value call(const Info& info) {
-    guarded(info.Env(), [&] { (this->*Method)(info); });
-    return info.Env().Undefined();
-  }
-  template <Napi::Value (JsCudaDevice::*Method)(const Info&)>
-  Napi::Value call(const Info& info) {
-    return guarded(info.Env(), [&] { return (this->*Method)(info); });
-  }
-
-  CudaDevice& device() {
-    if (!device_) throw BackendError("The cuda backend was used after it was closed.");
-    return *device_;
-  }
-
-  Napi::Value allocate(const Info& info) {
-    char* const address = device().allocate(static_cast<size_t>(numberArg(info, 0)));
-    return Napi::Number::New(info.Env(), static_cast<double>(reinterpret_cast<uintptr_t>(address)));
-  }
-
-  void free(const Info& info) {
-    if (device_) device_->memory().free(reinterpret_cast<char*>(static_cast<uintptr_t>(numberArg(info, 0))));
-  }
-
-  Napi::Value allocatedBytes(const Info& info) {
-    return Napi::Number::New(info.Env(), device_ ? static_cast<double>(device_->memory().totalBytes()) : 0.0);
-  }
-
   /// { free, total }: bytes of the GPU's memory
   Napi::Value memoryInfo(const Info& info) {
     size_t free = 0, total = 0;
@@ -129,17 +88,9 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
     return result;
   }
 
-  Napi::Value describe(const Info& info) { return Napi::String::New(info.Env(), device().describe()); }
-
   void close(const Info&) {
     graphs_.clear();
     device_.reset();  // a read that is still under way keeps the device until it has ended
-  }
-
-  void loadRows(const Info& info) {
-    const Bytes bytes = bytesArg(info, 2);
-    device().loadRows(tensorArg(info, 0), static_cast<int64_t>(numberArg(info, 1)), bytes.data, bytes.size,
-                      static_cast<DType>(intArg(info, 3)));
   }
 
   void copyIn(const Info& info) {
@@ -193,10 +144,6 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
         info.Env(), device().copyBandwidth(static_cast<size_t>(numberArg(info, 0)), intArg(info, 1)));
   }
 
-  void embedding(const Info& info) {
-    device().embedding(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
-  }
-
   /// (out, x, weight, bias | null, accumulate, siluAndMul)
   void linear(const Info& info) {
     const OptionalTensor bias(info, 3);
@@ -208,21 +155,6 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
     args.accumulate = info[4].ToBoolean();
     args.swiglu = info[5].ToBoolean();
     device().linear(args);
-  }
-
-  void rmsNorm(const Info& info) {
-    device().rmsNorm(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), floatArg(info, 3));
-  }
-
-  void siluAndMul(const Info& info) { device().siluAndMul(tensorArg(info, 0), tensorArg(info, 1)); }
-
-  void rotaryEmbedding(const Info& info) {
-    device().rotaryEmbedding(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), tensorArg(info, 3));
-  }
-
-  void storeKvCache(const Info& info) {
-    device().storeKvCache(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), tensorArg(info, 3),
-                          tensorArg(info, 4));
   }
 
   /// (q, k, v, qWeight, kWeight, eps, positions, cosSin, kCache, vCache, slotMapping)
@@ -269,26 +201,6 @@ class JsCudaDevice : public Napi::ObjectWrap<JsCudaDevice> {
     device().attnWithKvCache(tensorArg(info, 4), args, workspace.get());
   }
 
-  void gatherRows(const Info& info) {
-    device().gatherRows(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
-  }
-
-  /// (out, logits, temperature, topK, topP, minP, seed, position)
-  void sample(const Info& info) {
-    device().sample(tensorArg(info, 0), tensorArg(info, 1),
-                    {tensorArg(info, 2), tensorArg(info, 3), tensorArg(info, 4), tensorArg(info, 5),
-                     tensorArg(info, 6), tensorArg(info, 7)});
-  }
-
-  void gatherTokens(const Info& info) {
-    device().gatherTokens(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
-  }
-
-  void scatterTokens(const Info& info) {
-    device().scatterTokens(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
-  }
-
-  std::shared_ptr<CudaDevice> device_;
   std::map<int, std::unique_ptr<Graph>> graphs_;
   int lastGraph_ = 0;
 };

@@ -10,6 +10,7 @@ import { BackendError, ConfigError, InvalidTensorError } from '#nano/errors';
 import { type FloatDType, roundTo } from '#nano/tensor/dtype';
 import type { Backend, LinearArgs, SampleArgs } from '#nano/tensor/kernels';
 import { Tensor } from '#nano/tensor/tensor';
+import { put } from '../helpers/random';
 
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
 console.log(`native kernels: repeat these inputs with SEED=${seed}`);
@@ -36,17 +37,6 @@ const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b,
 const bytesOf = (values: Float32Array): Uint8Array =>
   new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
-/** A tensor of `dtype` holding these values. */
-function put(
-  backend: Backend,
-  values: Float32Array | Int32Array,
-  shape: number[],
-  dtype: FloatDType = 'float32',
-): Tensor {
-  const tensor = backend.allocate(shape, values instanceof Int32Array ? 'int32' : dtype);
-  backend.write(tensor, values);
-  return tensor;
-}
 const ints = (backend: Backend, ...values: number[]): Tensor => put(backend, Int32Array.from(values), [values.length]);
 /** A float32 tensor of NaN: what a kernel leaves unwritten stays visible. */
 const poisoned = (backend: Backend, shape: number[]): Tensor =>
