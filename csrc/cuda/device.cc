@@ -109,11 +109,11 @@ PendingRead CudaDevice::startRead(const TensorView& tensor) {
   if (!tensor.isContiguous()) fail("read", "the tensor", "a contiguous tensor", tensor.describe());
   PendingRead read;
   read.bytes = static_cast<size_t>(tensor.numel()) * bytesOf(tensor.dtype);
-  read.buffer = reads_.take(read.bytes);
-  read.arrived = std::make_unique<Event>();
-  check(cudaMemcpyAsync(read.buffer->data(), tensor.data, read.bytes, cudaMemcpyDeviceToHost, launch_.stream),
+  read.landing = landings_.take(read.bytes);
+  check(cudaMemcpyAsync(read.landing->memory.data(), tensor.data, read.bytes, cudaMemcpyDeviceToHost,
+                        launch_.stream),
         "copying from the GPU");
-  read.arrived->record(launch_.stream);
+  read.landing->arrived.record(launch_.stream);
   return read;
 }
 

@@ -30,8 +30,7 @@ void decodeAsPrefill(const Launch&, const DecodeArgs&);
 
 /// A result on its way to the host.
 struct PendingRead {
-  std::unique_ptr<PinnedBuffer> buffer;
-  std::unique_ptr<Event> arrived;
+  std::unique_ptr<Landing> landing;
   size_t bytes = 0;
 };
 
@@ -65,7 +64,7 @@ class CudaDevice {
   void copyIn(const TensorView& tensor, const char* bytes, size_t size);
   /// Starts copying a dense tensor to the host; what later launches do to the tensor does not matter.
   PendingRead startRead(const TensorView& tensor);
-  void endRead(PendingRead read) { reads_.giveBack(std::move(read.buffer)); }
+  void endRead(PendingRead read) { landings_.giveBack(std::move(read.landing)); }
   void loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size, DType source);
 
   void beginCapture();
@@ -106,7 +105,7 @@ class CudaDevice {
   std::string name_;
   DeviceMemory memory_;
   std::unique_ptr<Staging> staging_;
-  ReadBuffers reads_;
+  Landings landings_;
   std::unique_ptr<Gemm> gemm_;
   PrefillKernel prefill_ = nullptr;  // when a rung was asked for
   DecodeKernel decode_ = nullptr;

@@ -92,19 +92,19 @@ void Staging::copyIn(char* target, const char* source, size_t bytes, cudaStream_
   }
 }
 
-std::unique_ptr<PinnedBuffer> ReadBuffers::take(size_t bytes) {
-  for (auto& buffer : spare_) {
-    if (buffer->bytes() < bytes) continue;
-    std::swap(buffer, spare_.back());
+std::unique_ptr<Landing> Landings::take(size_t bytes) {
+  for (auto& landing : spare_) {
+    if (landing->memory.bytes() < bytes) continue;
+    std::swap(landing, spare_.back());
     auto taken = std::move(spare_.back());
     spare_.pop_back();
     return taken;
   }
-  return std::make_unique<PinnedBuffer>(std::max<size_t>(bytes, 4096));
+  return std::make_unique<Landing>(std::max<size_t>(bytes, 4096));
 }
 
-void ReadBuffers::giveBack(std::unique_ptr<PinnedBuffer> buffer) {
-  if (buffer->bytes() <= kLargestSpare) spare_.push_back(std::move(buffer));
+void Landings::giveBack(std::unique_ptr<Landing> landing) {
+  if (landing->memory.bytes() <= kLargestSpare) spare_.push_back(std::move(landing));
 }
 
 }  // namespace nanovllm::cuda

@@ -93,15 +93,21 @@ class Staging {
   size_t used_ = 0;
 };
 
-/// Pinned memory for results on their way back. Allocating it takes longer than a decode step, so it is kept
-/// for the next read.
-class ReadBuffers {
+/// Where a result lands: pinned memory, and the moment it is there.
+struct Landing {
+  explicit Landing(size_t bytes) : memory(bytes) {}
+  PinnedBuffer memory;
+  Event arrived;
+};
+
+/// Making a landing takes longer than a decode step, so that each is kept for the next read.
+class Landings {
  public:
-  std::unique_ptr<PinnedBuffer> take(size_t bytes);
-  void giveBack(std::unique_ptr<PinnedBuffer> buffer);
+  std::unique_ptr<Landing> take(size_t bytes);
+  void giveBack(std::unique_ptr<Landing> landing);
 
  private:
-  std::vector<std::unique_ptr<PinnedBuffer>> spare_;
+  std::vector<std::unique_ptr<Landing>> spare_;
 };
 
 }  // namespace nanovllm::cuda

@@ -27,7 +27,7 @@ class ReadWorker : public Napi::AsyncWorker {
   void Execute() override {
     try {
       cudaSetDevice(device_->ordinal());
-      read_.arrived->wait();
+      read_.landing->arrived.wait();
     } catch (const std::exception& error) {
       SetError(error.what());
     }
@@ -35,8 +35,8 @@ class ReadWorker : public Napi::AsyncWorker {
 
   void OnOK() override {
     const Napi::TypedArray target = target_.Value();
-    memcpy(static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(), read_.buffer->data(),
-           read_.bytes);
+    memcpy(static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(),
+           read_.landing->memory.data(), read_.bytes);
     device_->endRead(std::move(read_));
     promise_.Resolve(Env().Undefined());
   }
