@@ -106,7 +106,7 @@ export class Tensor {
   get desc(): Float64Array {
     this.assertAlive();
     if (!this.descriptor) {
-      const d = new Float64Array(12);
+      const d = newDescriptor();
       d[0] = (this.storage.address ?? 0) + this.offset * DTYPE_BYTES[this.dtype];
       d[1] = DTYPE_CODE[this.dtype];
       d[2] = LAYOUT_CODE[this.layout];
@@ -119,6 +119,25 @@ export class Tensor {
     }
     return this.descriptor;
   }
+}
+
+const DESCRIPTOR_LENGTH = 12;
+const DESCRIPTORS_PER_SLAB = 1024;
+let slab = new ArrayBuffer(0);
+let slabUsed = 0;
+
+/**
+ * Cut from a shared buffer: native code asks for an array's buffer, and a buffer for each of a step's thousand descriptors would
+ * keep the garbage collector busier than the step is.
+ */
+function newDescriptor(): Float64Array {
+  if (slabUsed === slab.byteLength) {
+    slab = new ArrayBuffer(DESCRIPTORS_PER_SLAB * DESCRIPTOR_LENGTH * 8);
+    slabUsed = 0;
+  }
+  const descriptor = new Float64Array(slab, slabUsed, DESCRIPTOR_LENGTH);
+  slabUsed += descriptor.byteLength;
+  return descriptor;
 }
 
 export function contiguousStrides(shape: readonly number[]): number[] {
