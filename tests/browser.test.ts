@@ -67,18 +67,22 @@ async function runInChromium(program: string, source: string): Promise<{ tokenId
         const quiet = ['--disable-background-networking', '--disable-component-update', '--disable-sync'];
         browser = spawn(program, [...flags, ...quiet, `--user-data-dir=${profile}`, `http://127.0.0.1:${port}/`], {
           stdio: 'ignore',
+          detached: true, // a process group of its own, so that its helpers end with it
         });
         browser.on('exit', (code) => reject(new Error(`${program} ended with ${code} before the page reported.`)));
       });
     });
   } finally {
     browser?.removeAllListeners('exit');
-    const gone = new Promise((resolve) => browser?.once('exit', resolve));
-    browser?.kill('SIGKILL');
-    await gone;
+    if (browser?.pid && browser.exitCode === null) {
+      const gone = new Promise((resolve) => browser?.once('exit', resolve));
+      process.kill(-browser.pid, 'SIGKILL');
+      await gone;
+    }
     server.closeAllConnections();
     server.close();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    // A helper may still be writing while it dies.
+    rmSync(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   }
 }
 
