@@ -47,4 +47,18 @@ void expectSize(const char* op, const char* name, int64_t size, int64_t expected
   if (size != expected) fail(op, name, "size " + std::to_string(expected), std::to_string(size));
 }
 
+void expectSample(const TensorView& out, const TensorView& logits, const SampleInput& input) {
+  const char* const op = "sample";
+  expect(op, "logits", logits, 2, DType::kFloat32);
+  const int64_t rows = logits.size[0];
+  if (rows > 0 && logits.size[1] < 1) throw TensorError("sample: Expected at least one logit a row.");
+  expectInts(op, "out", out, rows);
+  expectInts(op, "topK", input.topK, rows);
+  expectInts(op, "seed", input.seed, 2 * rows);
+  expectInts(op, "position", input.position, rows);
+  expectVector(op, "temperature", input.temperature, rows);
+  expectVector(op, "topP", input.topP, rows);
+  expectVector(op, "minP", input.minP, rows);
+}
+
 }  // namespace nanovllm

@@ -20,4 +20,11 @@ void expectInts(const char* op, const char* name, const TensorView& tensor, int6
 void expectVector(const char* op, const char* name, const TensorView& tensor, int64_t entries);
 void expectSize(const char* op, const char* name, int64_t size, int64_t expected);
 
+/// src/tensor/kernels.ts, SampleArgs.
+struct SampleInput {
+  TensorView temperature, topK, topP, minP, seed, position;
+};
+/// The parameters of every row of `logits` [B, V], and room for its token.
+void expectSample(const TensorView& out, const TensorView& logits, const SampleInput& input);
+
 }  // namespace nanovllm

@@ -200,17 +200,8 @@ void CpuDevice::scatterTokens(const TensorView& table, const TensorView& values,
 }
 
 void CpuDevice::sample(const TensorView& out, const TensorView& logits, const SampleInput& in) {
-  const char* const op = "sample";
-  expect(op, "logits", logits, 2, DType::kFloat32);
+  expectSample(out, logits, in);
   const int64_t rows = logits.size[0], vocabulary = logits.size[1];
-  if (rows > 0 && vocabulary < 1) throw TensorError("sample: Expected at least one logit a row.");
-  expectInts(op, "out", out, rows);
-  expectInts(op, "topK", in.topK, rows);
-  expectInts(op, "seed", in.seed, 2 * rows);
-  expectInts(op, "position", in.position, rows);
-  expectVector(op, "temperature", in.temperature, rows);
-  expectVector(op, "topP", in.topP, rows);
-  expectVector(op, "minP", in.minP, rows);
   pool_.run(static_cast<int>(rows), [&](int row, int) {
     const int32_t* const seed = in.seed.i32() + 2 * row;
     const SampleParams params{in.temperature.f32()[row],

@@ -7,6 +7,7 @@
 #include "cpu/isa.h"
 #include "cpu/memory.h"
 #include "cpu/thread_pool.h"
+#include "expect.h"
 
 namespace nanovllm {
 
@@ -17,10 +18,6 @@ struct AttnInput {
   bool causal;
   /// sdpa.math's workspace, or all null for flash attention.
   const TensorView *denseK, *denseV, *scores;
-};
-
-struct SampleInput {
-  TensorView temperature, topK, topP, minP, seed, position;
 };
 
 /// Belongs to one thread of JavaScript. Everything is given back on destruction.

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "cuda/gemm.h"
-#include "cuda/gemv.h"
 #include "cuda/graph.h"
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
@@ -56,7 +55,6 @@ class CudaDevice {
   int ordinal() const { return options_.ordinal; }
   std::string describe() const;
   DeviceMemory& memory() { return memory_; }
-  cudaStream_t stream() const { return launch_.stream; }
   char* allocate(size_t bytes) { return memory_.allocate(bytes, launch_.stream); }
   /// Bytes of the GPU's memory that nobody uses, and all it has.
   void memoryInfo(size_t& free, size_t& total) const;
@@ -96,6 +94,8 @@ class CudaDevice {
   /// The dtype of this call's activations, weights and cache.
   void expectHalf(const char* op, const char* name, const TensorView& tensor, int rank,
                   const TensorView& like) const;
+  /// out = rows `ids` of `table`
+  void gather(const char* op, const TensorView& out, const TensorView& table, const TensorView& ids);
   PrefillKernel prefillKernel(const PrefillArgs& args) const;
   void probe(const cudaDeviceProp& properties);
 

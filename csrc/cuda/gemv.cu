@@ -18,8 +18,6 @@
 // in shared memory. So even 1024 outputs keep 128 SMs reading; with more tiles than SMs a block walks over
 // several. What remains after x has arrived is what the step waits for, hence the warps meet not at every
 // tile's end, but once a round of their rings.
-#include "cuda/gemv.h"
-
 #include <algorithm>
 
 #include "cuda/launch.cuh"
@@ -251,7 +249,5 @@ void gemv(const Launch& on, const GemvArgs& args) {
     args.out.dtype == DType::kFloat32 ? forOut(0.0f) : forOut(zero);
   });
 }
-
-void gemv(const Launch& on, const LinearArgs& args) { gemv(on, GemvArgs{args}); }
 
 }  // namespace nanovllm::cuda

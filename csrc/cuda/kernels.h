@@ -8,6 +8,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "expect.h"
 #include "tensor.h"
 
 namespace nanovllm::cuda {
@@ -65,8 +66,15 @@ struct LinearArgs {
 
 /// Rows up to which reading the weights is all that takes time, and gemv is the fastest.
 constexpr int kGemvMaxRows = 8;
+/// SwiGLU can be done on gemv's way out: in decoding that is a kernel with hardly any work, which costs its
+/// launch and a round trip to memory. (An RMS norm on the way in was tried too: every block has to do it
+/// again, and nothing was gained.)
+struct GemvArgs : LinearArgs {
+  /// The weight's rows are gate's, then up's; out[T, N / 2] = silu(gate) · up. No bias.
+  bool swiglu = false;
+};
 /// T <= kGemvMaxRows, K a multiple of 8. A row's result does not depend on the other rows.
-void gemv(const Launch&, const LinearArgs&);
+void gemv(const Launch&, const GemvArgs&);
 /// Tensor cores without a library, any shape with K a multiple of 8. Its tiles are the same for every T, so
 /// that a row's bits do not depend on the other rows: what `batchInvariant` uses, and what runs where
 /// cuBLASLt is missing.
@@ -141,11 +149,7 @@ void sdpaMathDecode(const Launch&, const DecodeArgs&, const SdpaWorkspace&);
 
 // --- sampling
 
-/// src/tensor/kernels.ts, SampleArgs; all arrays on the device.
-struct SampleInput {
-  TensorView temperature, topK, topP, minP, seed, position;
-};
-/// out int32 [B] from float32 logits [B, V].
+/// out int32 [B] from float32 logits [B, V]; all parameters on the device.
 void sample(const Launch&, const TensorView& out, const TensorView& logits, const SampleInput&, void* scratch,
             size_t scratchBytes);
 constexpr size_t kSampleScratchBytes = size_t{16} << 20;

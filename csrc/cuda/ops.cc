@@ -14,21 +14,20 @@ void CudaDevice::expectHalf(const char* op, const char* name, const TensorView& 
 }
 
 void CudaDevice::embedding(const TensorView& out, const TensorView& ids, const TensorView& weight) {
-  const char* const op = "embedding";
-  expectHalf(op, "out", out, 2, weight);
-  expectHalf(op, "weight", weight, 2, weight);
-  expectSize(op, "columns of out", out.size[1], weight.size[1]);
-  expectInts(op, "ids", ids, out.size[0]);
-  cuda::gatherRows(launch_, out, weight, ids);
+  gather("embedding", out, weight, ids);
 }
 
 void CudaDevice::gatherRows(const TensorView& out, const TensorView& x, const TensorView& rows) {
-  const char* const op = "gatherRows";
-  expectHalf(op, "out", out, 2, x);
-  expectHalf(op, "x", x, 2, x);
-  expectSize(op, "columns of out", out.size[1], x.size[1]);
-  expectInts(op, "rows", rows, out.size[0]);
-  cuda::gatherRows(launch_, out, x, rows);
+  gather("gatherRows", out, x, rows);
+}
+
+void CudaDevice::gather(const char* op, const TensorView& out, const TensorView& table,
+                        const TensorView& ids) {
+  expectHalf(op, "out", out, 2, table);
+  expectHalf(op, "the table of rows", table, 2, table);
+  expectSize(op, "columns of out", out.size[1], table.size[1]);
+  expectInts(op, "the numbers of rows", ids, out.size[0]);
+  cuda::gatherRows(launch_, out, table, ids);
 }
 
 void CudaDevice::linear(const GemvArgs& args) {
@@ -199,16 +198,7 @@ void CudaDevice::attnWithKvCache(const TensorView& contextLens, DecodeArgs args,
 }
 
 void CudaDevice::sample(const TensorView& out, const TensorView& logits, const SampleInput& input) {
-  const char* const op = "sample";
-  const int64_t rows = logits.size[0];
-  expect(op, "logits", logits, 2, DType::kFloat32);
-  expectInts(op, "out", out, rows);
-  expectInts(op, "topK", input.topK, rows);
-  expectInts(op, "seed", input.seed, 2 * rows);
-  expectInts(op, "position", input.position, rows);
-  expectVector(op, "temperature", input.temperature, rows);
-  expectVector(op, "topP", input.topP, rows);
-  expectVector(op, "minP", input.minP, rows);
+  expectSample(out, logits, input);
   cuda::sample(launch_, out, logits, input, sampleScratch_, kSampleScratchBytes);
 }
 

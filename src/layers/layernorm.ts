@@ -18,9 +18,9 @@ export class RMSNorm {
     this.weight = ops.backend.allocate([size], 'float32');
   }
 
-  /** Over the last dimension of `[T, H]` or `[T, heads, D]`; into `out` (which may be `x`) when it is given. */
-  forward(x: Tensor, out?: Tensor): Tensor {
-    return this.ops.rmsNorm(x, this.weight, this.eps, out);
+  /** Over the last dimension of `[T, H]`. (Heads' norms are part of `ops.qkNormRopeStore`.) */
+  forward(x: Tensor): Tensor {
+    return this.ops.rmsNorm(x, this.weight, this.eps);
   }
 
   parameters(): Parameter[] {
