@@ -55,7 +55,16 @@ CudaDevice::CudaDevice(const DeviceOptions& options) : options_(options) {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, options.ordinal), "asking for the GPU's properties");
   name_ = properties.name;
-  launch_.arch = 10 * properties.major + properties.minor;
+  try {
+    launch_.arch = compiledArch();
+  } catch (const BackendError& error) {
+    const bool hopper = properties.major == 9;
+    throw BackendError(
+        format("The cuda backend was not built for this GPU (%s, compute capability %d.%d): build it with "
+               "NANOVLLM_CUDA_ARCH=%d%d%s. %s",
+               name_.c_str(), properties.major, properties.minor, properties.major, properties.minor,
+               hopper ? "a" : "", error.what()));
+  }
   launch_.multiprocessors = properties.multiProcessorCount;
   launch_.programmatic = options.programmatic && launch_.arch >= 90;
   stream_.create();
@@ -65,22 +74,6 @@ CudaDevice::CudaDevice(const DeviceOptions& options) : options_(options) {
   decodeScratch_ = allocate(kDecodeScratchBytes);
   sampleScratch_ = allocate(kSampleScratchBytes);
   loadScratch_ = allocate(kLoadScratchBytes);
-  probe(properties);
-}
-
-/// Runs a first kernel, to say at once and clearly when there is no code for this GPU.
-void CudaDevice::probe(const cudaDeviceProp& properties) {
-  try {
-    addBias(launch_, TensorView::matrix(loadScratch_, DType::kFloat16, 1, 1),
-            TensorView::matrix(sampleScratch_, DType::kFloat32, 1, 1));
-    stream_.synchronize();
-  } catch (const BackendError& error) {
-    throw BackendError(
-        format("The cuda backend was not built for this GPU (%s, compute capability %d.%d): build it with "
-               "NANOVLLM_CUDA_ARCH=%d%s. %s",
-               name_.c_str(), properties.major, properties.minor, launch_.arch, launch_.arch == 90 ? "a" : "",
-               error.what()));
-  }
 }
 
 CudaDevice::~CudaDevice() {

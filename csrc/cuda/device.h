@@ -97,7 +97,6 @@ class CudaDevice {
   /// out = rows `ids` of `table`
   void gather(const char* op, const TensorView& out, const TensorView& table, const TensorView& ids);
   PrefillKernel prefillKernel(const PrefillArgs& args) const;
-  void probe(const cudaDeviceProp& properties);
 
   DeviceOptions options_;
   Stream stream_;  // destroyed last: after all that its work uses

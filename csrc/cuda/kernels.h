@@ -16,13 +16,16 @@ namespace nanovllm::cuda {
 /// Where and how to launch.
 struct Launch {
   cudaStream_t stream = nullptr;
-  /// Compute capability times ten: 80 (A100), 90 (H100), …
+  /// Compute capability times ten that the kernels were compiled for: 80 (A100), 90 (H100), …
   int arch = 0;
   int multiprocessors = 0;
   /// Programmatic dependent launch (compute capability 9.0): a kernel may start while the one before it still
   /// runs, and waits for its results only where it needs them (launch.cuh).
   bool programmatic = false;
 };
+
+/// See Launch::arch. Throws where there are no kernels for the current GPU.
+int compiledArch();
 
 // --- norms, activation, positions, cache
 

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { CudaBackend } from '#nano/backends/cuda';
 import { BenchEngine } from '#nano/bench/engine';
 import type { BenchContext } from '#nano/bench/options';
@@ -6,11 +7,15 @@ import type { BenchRow } from '#nano/bench/report';
 import { platform } from '#nano/platform';
 
 const MIB = 2 ** 20;
+const SLICES = 10;
+/** 97.5 % quantile of Student's t with SLICES - 2 degrees of freedom. */
+const STUDENT_T = 2.306;
 
 interface Sample {
   readonly seconds: number;
-  /** MiB: this process's memory, what the backend has allocated, and what is in use on the GPU by anyone. */
+  /** MiB: this process's own memory, JavaScript's part of it, what the backend has allocated, what anyone uses on the GPU. */
   readonly resident: number;
+  readonly heap: number;
   readonly allocated: number;
   readonly onGpu: number;
   readonly tokens: number;
@@ -53,7 +58,8 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
     const gpu = bench.backend instanceof CudaBackend ? bench.backend.memoryInfo() : { free: 0, total: 0 };
     samples.push({
       seconds: elapsed(),
-      resident: process.memoryUsage.rss() / MIB,
+      resident: anonymousBytes() / MIB,
+      heap: process.memoryUsage().heapUsed / MIB,
       allocated: bench.backend.allocatedBytes / MIB,
       onGpu: (gpu.total - gpu.free) / MIB,
       tokens: engine.counters.generatedTokens,
@@ -70,6 +76,7 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
     { what: 'preemptions', value: engine.numPreemptions, unit: '' },
     { what: 'blocks not given back', value: lost, unit: '' },
     ...growth('resident memory', samples, (s) => s.resident),
+    ...growth("JavaScript's heap", samples, (s) => s.heap),
     ...growth("the backend's memory", samples, (s) => s.allocated),
     ...growth('memory in use on the GPU', samples, (s) => s.onGpu),
   ];
@@ -77,23 +84,39 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
   return rows;
 }
 
+/** Resident memory that is no file's: pages of programs and libraries come and go as the system likes. */
+function anonymousBytes(): number {
+  try {
+    const [, kib] = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
+    if (kib) return 1024 * Number(kib);
+  } catch {} // not Linux
+  return process.memoryUsage.rss();
+}
+
 function rate(samples: readonly Sample[], from: number, to: number): number {
   const at = (share: number) => samples[Math.round(share * (samples.length - 1))];
   return (at(to).tokens - at(from).tokens) / (at(to).seconds - at(from).seconds);
 }
 
-/** MiB a minute over the last three quarters of the time (the first fills caches), with the 95 % interval of the slope. */
+/**
+ * MiB a minute over the last three quarters of the time (the first fills caches), with the 95 % interval of the slope. Memory
+ * moves in steps, so one second's figure says what the last one said: a tenth of the time counts as one observation.
+ */
 function growth(what: string, samples: readonly Sample[], value: (sample: Sample) => number): BenchRow[] {
   const late = samples.slice(Math.floor(samples.length / 4));
-  const n = late.length;
-  const mean = (of: (s: Sample) => number) => late.reduce((sum, s) => sum + of(s), 0) / n;
-  const [x, y] = [mean((s) => s.seconds), mean(value)];
-  const spread = late.reduce((sum, s) => sum + (s.seconds - x) ** 2, 0);
-  const slope = late.reduce((sum, s) => sum + (s.seconds - x) * (value(s) - y), 0) / spread;
-  const residual = late.reduce((sum, s) => sum + (value(s) - y - slope * (s.seconds - x)) ** 2, 0);
-  const margin = 1.96 * Math.sqrt(residual / Math.max(1, n - 2) / spread);
+  const mean = (items: readonly Sample[], of: (s: Sample) => number) =>
+    items.reduce((sum, s) => sum + of(s), 0) / items.length;
+  const points = Array.from({ length: SLICES }, (_, i) => {
+    const slice = late.slice((i * late.length) / SLICES, ((i + 1) * late.length) / SLICES);
+    return { x: mean(slice, (s) => s.seconds / 60), y: mean(slice, value) };
+  });
+  const [x, y] = [mean(late, (s) => s.seconds / 60), mean(late, value)];
+  const spread = points.reduce((sum, p) => sum + (p.x - x) ** 2, 0);
+  const slope = points.reduce((sum, p) => sum + (p.x - x) * (p.y - y), 0) / spread;
+  const residual = points.reduce((sum, p) => sum + (p.y - y - slope * (p.x - x)) ** 2, 0);
+  const margin = STUDENT_T * Math.sqrt(residual / (SLICES - 2) / spread);
   return [
-    { what: `${what}: at the end`, value: value(late[n - 1]), unit: 'MiB' },
-    { what: `${what}: growth`, value: 60 * slope, unit: `± ${(60 * margin).toPrecision(2)} MiB a minute` },
+    { what: `${what}: at the end`, value: value(late[late.length - 1]), unit: 'MiB' },
+    { what: `${what}: growth`, value: slope, unit: `± ${margin.toPrecision(2)} MiB a minute` },
   ];
 }
