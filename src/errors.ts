@@ -27,5 +27,8 @@ export class HubError extends NanoVllmError {}
 /** A backend that cannot run here, or ran out of memory. */
 export class BackendError extends NanoVllmError {}
 
+/** A rank that was lost, could not be reached, or does not belong to this run. The whole group ends. */
+export class DistributedError extends NanoVllmError {}
+
 /** Shapes, dtypes or lifetimes that do not fit an operation. */
 export class InvalidTensorError extends NanoVllmError {}

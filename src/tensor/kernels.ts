@@ -18,8 +18,11 @@ import type { Tensor } from '#nano/tensor/tensor';
  * agree to the last bit with a run alone.
  */
 export interface Kernels {
-  /** `out[T, H]` = rows `ids[T]` (int32) of `weight[V, H]`. */
-  embedding(out: Tensor, ids: Tensor, weight: Tensor): void;
+  /**
+   * `out[T, H]` = rows `ids[T]` (int32) of `weight[V, H]`. With `firstRow` not null the weight is a shard that holds rows
+   * `firstRow …` of a larger table: other ids give zeros.
+   */
+  embedding(out: Tensor, ids: Tensor, weight: Tensor, firstRow: number | null): void;
 
   /** `out[T, N] = x[T, K] · weight[N, K]ᵀ`: weights lie as in the checkpoint, one output a row. See {@link LinearArgs}. */
   linear(out: Tensor, x: Tensor, weight: Tensor, args: LinearArgs): void;
@@ -71,6 +74,12 @@ export interface Kernels {
    * backend has none, the four are called one by one (`ops.ts`).
    */
   qkNormRopeStore?(q: Tensor, k: Tensor, v: Tensor, args: QkNormRopeStoreArgs): void;
+
+  /**
+   * Lays `parts[n, B, W]` side by side: row b of `out[B, V]` is parts[0][b], parts[1][b], … cut off after V ≤ n·W elements. Turns
+   * what an all-gather of logit shards brings into logits.
+   */
+  concatColumns(out: Tensor, parts: Tensor): void;
 
   /** Draws one token id a row: `out[B]` int32 from `logits[B, V]`. See {@link SampleArgs}. */
   sample(out: Tensor, logits: Tensor, args: SampleArgs): void;
