@@ -47,6 +47,17 @@ void expectSize(const char* op, const char* name, int64_t size, int64_t expected
   if (size != expected) fail(op, name, "size " + std::to_string(expected), std::to_string(size));
 }
 
+void expectConcat(const TensorView& out, const TensorView& parts) {
+  const char* const op = "concatColumns";
+  expect(op, "out", out, 2, out.dtype);
+  expect(op, "parts", parts, 3, out.dtype);
+  if (!parts.isContiguous()) fail(op, "parts", "a contiguous tensor", parts.describe());
+  expectSize(op, "rows of out", out.size[0], parts.size[1]);
+  const int64_t columns = parts.size[0] * parts.size[2];
+  if (out.size[1] > columns)
+    fail(op, "columns of out", "at most " + std::to_string(columns), std::to_string(out.size[1]));
+}
+
 void expectSample(const TensorView& out, const TensorView& logits, const SampleInput& input) {
   const char* const op = "sample";
   expect(op, "logits", logits, 2, DType::kFloat32);

@@ -20,6 +20,9 @@ void expectInts(const char* op, const char* name, const TensorView& tensor, int6
 void expectVector(const char* op, const char* name, const TensorView& tensor, int64_t entries);
 void expectSize(const char* op, const char* name, int64_t size, int64_t expected);
 
+/// Parts [n, B, W], dense, whose columns side by side are at least as many as out [B, V] has; of one dtype.
+void expectConcat(const TensorView& out, const TensorView& parts);
+
 /// src/tensor/kernels.ts, SampleArgs.
 struct SampleInput {
   TensorView temperature, topK, topP, minP, seed, position;

@@ -39,7 +39,7 @@ inline double numberArg(const Napi::CallbackInfo& info, size_t index) {
   return info[index].As<Napi::Number>().DoubleValue();
 }
 
-/// The bytes under a typed array.
+/// The bytes under a typed array, which may lie in a SharedArrayBuffer.
 struct Bytes {
   char* data;
   size_t size;
@@ -47,9 +47,9 @@ struct Bytes {
 inline Bytes bytesArg(const Napi::CallbackInfo& info, size_t index) {
   if (!info[index].IsTypedArray())
     throw TensorError(format("Expected a typed array for argument %zu.", index));
-  const Napi::TypedArray array = info[index].As<Napi::TypedArray>();
-  char* const start = static_cast<char*>(array.ArrayBuffer().Data());
-  return {start + array.ByteOffset(), array.ByteLength()};
+  void* data = nullptr;
+  napi_get_typedarray_info(info.Env(), info[index], nullptr, nullptr, &data, nullptr, nullptr);
+  return {static_cast<char*>(data), info[index].As<Napi::TypedArray>().ByteLength()};
 }
 
 /// Runs `body`; C++ exceptions become JavaScript errors whose `code` names the class TypeScript throws.

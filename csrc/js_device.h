@@ -1,39 +1,29 @@
-// What the devices' JavaScript classes have in common: every method is guarded, and the operations whose
-// arguments are alike are passed on. Tensors arrive as descriptors; see js_args.h.
+// What the devices' JavaScript classes have in common: the operations whose arguments are alike are passed
+// on. Tensors arrive as descriptors; see js_args.h.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <type_traits>
+#include <optional>
 
-#include "js_args.h"
+#include "js_object.h"
 
 namespace nanovllm {
 
-/// `Self` is the JavaScript class (CRTP), `Device` what it wraps. Node destroys the object, and with it the
-/// device, when it is collected or its environment (the process, a worker) ends.
+/// `Self` is the JavaScript class (CRTP), `Device` what it wraps.
 template <class Self, class Device>
-class JsDevice : public Napi::ObjectWrap<Self> {
+class JsDevice : public JsObject<Self> {
  protected:
   using Info = Napi::CallbackInfo;
+  using JsObject<Self>::floatArg;
+  using JsObject<Self>::intArg;
 
-  JsDevice(const Info& info, const char* name) : Napi::ObjectWrap<Self>(info), name_(name) {}
-
-  /// A method that returns a Napi::Value, or nothing.
-  template <auto Method>
-  static Napi::ClassPropertyDescriptor<Self> method(const char* name) {
-    using Callback = Napi::Value (Self::*)(const Info&);
-    return Napi::ObjectWrap<Self>::InstanceMethod(name,
-                                                  static_cast<Callback>(&JsDevice::template call<Method>));
-  }
+  JsDevice(const Info& info, const char* name) : JsObject<Self>(info), name_(name) {}
 
   Device& device() {
     if (!device_) throw BackendError(format("The %s backend was used after it was closed.", name_));
     return *device_;
   }
-
-  static float floatArg(const Info& info, size_t index) { return static_cast<float>(numberArg(info, index)); }
-  static int intArg(const Info& info, size_t index) { return static_cast<int>(numberArg(info, index)); }
 
   Napi::Value allocate(const Info& info) {
     const double bytes = numberArg(info, 0);
@@ -61,8 +51,11 @@ class JsDevice : public Napi::ObjectWrap<Self> {
                       static_cast<DType>(intArg(info, 3)));
   }
 
+  /// (out, ids, weight, first row | null)
   void embedding(const Info& info) {
-    device().embedding(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
+    std::optional<int64_t> firstRow;
+    if (!info[3].IsNull()) firstRow = static_cast<int64_t>(numberArg(info, 3));
+    device().embedding(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), firstRow);
   }
   void rmsNorm(const Info& info) {
     device().rmsNorm(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2), floatArg(info, 3));
@@ -84,6 +77,7 @@ class JsDevice : public Napi::ObjectWrap<Self> {
   void scatterTokens(const Info& info) {
     device().scatterTokens(tensorArg(info, 0), tensorArg(info, 1), tensorArg(info, 2));
   }
+  void concatColumns(const Info& info) { device().concatColumns(tensorArg(info, 0), tensorArg(info, 1)); }
   /// (out, logits, temperature, topK, topP, minP, seed, position)
   void sample(const Info& info) {
     device().sample(tensorArg(info, 0), tensorArg(info, 1),
@@ -94,20 +88,6 @@ class JsDevice : public Napi::ObjectWrap<Self> {
   std::shared_ptr<Device> device_;
 
  private:
-  /// Every method goes through here.
-  template <auto Method>
-  Napi::Value call(const Info& info) {
-    return guarded(info.Env(), [&]() -> Napi::Value {
-      Self& self = static_cast<Self&>(*this);
-      if constexpr (std::is_void_v<decltype((self.*Method)(info))>) {
-        (self.*Method)(info);
-        return info.Env().Undefined();
-      } else {
-        return (self.*Method)(info);
-      }
-    });
-  }
-
   const char* name_;
 };
 

@@ -50,7 +50,7 @@ export const CONFIG_FIELDS = {
   enablePrefixCaching: { kind: 'flag', doc: 'Reuse the KV cache of prompts that begin alike.' },
   enforceEager: { kind: 'flag', doc: 'Never replay captured graphs; run every operation one by one.' },
   batchInvariant: { kind: 'flag', doc: 'On a GPU: the same bits for a request in any batch, at some cost in speed.' },
-  tensorParallelSize: count('Ranks the model is split over.', 1, 1),
+  tensorParallelSize: count('Ranks the model is split over: one GPU each; on a CPU, threads.', 1, 1024),
   seed: count('Seeds the requests that bring no seed of their own.', 0),
   loadFormat: {
     kind: 'choice',

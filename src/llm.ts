@@ -1,11 +1,13 @@
 import { Config, type ConfigOptions } from '#nano/config';
+import type { RankMemory } from '#nano/distributed/messages';
 import { type BuiltEngine, buildEngine } from '#nano/engine/build-engine';
 import type { Prompt } from '#nano/engine/llm-engine';
 import type { RequestOutput, RequestUpdate } from '#nano/engine/outputs';
 import { ConfigError, InvalidRequestError, NanoVllmError } from '#nano/errors';
 import { platform } from '#nano/platform';
+import type { Opened } from '#nano/platform/platform';
 import { type SamplingOptions, SamplingParams } from '#nano/sampling-params';
-import { ATTN_BACKENDS, type AttnBackend, type Backend } from '#nano/tensor/kernels';
+import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import type { ChatMessage, ChatTemplateOptions } from '#nano/utils/chat-template';
 import { Progress } from '#nano/utils/progress';
 import type { Tokenizer } from '#nano/utils/tokenizer';
@@ -35,8 +37,10 @@ export interface Stats {
   /** Tokens a second over the time spent in prefill and in decode steps; 0 before the first. */
   readonly prefillTokensPerSecond: number;
   readonly decodeTokensPerSecond: number;
-  /** Weights, KV cache and activation arena. */
+  /** Weights, KV cache and activation arena; of rank 0. */
   readonly allocatedBytes: number;
+  /** What each rank held when the model was loaded. */
+  readonly ranks: readonly RankMemory[];
 }
 
 /**
@@ -50,7 +54,7 @@ export class LLM {
 
   private constructor(
     private readonly built: BuiltEngine,
-    private readonly backend: Backend,
+    private readonly opened: Opened,
     private readonly config: Config,
   ) {}
 
@@ -59,18 +63,22 @@ export class LLM {
    * @throws ConfigError, ModelError, HubError or BackendError; each says what to do.
    */
   static async load(model: string, options: ConfigOptions = {}): Promise<LLM> {
-    const config = new Config({ ...options, attnBackend: options.attnBackend ?? attnBackendFromEnv() });
+    const config = new Config({
+      ...options,
+      attnBackend: options.attnBackend ?? attnBackendFromEnv(),
+      tensorParallelSize: options.tensorParallelSize ?? platform.launchedRanks(),
+    });
     const report = (line: string) => platform.showStatus(line);
-    let backend: Backend | undefined;
+    let opened: Opened | undefined;
     try {
       const files = await platform.openModel(model, report);
-      const opened = platform.createBackend(config.backend, { batchInvariant: config.batchInvariant });
-      backend = opened;
-      const budget = () => platform.kvCacheBudget(opened, config.gpuMemoryUtilization);
-      const built = await buildEngine(files, config, opened, budget, report);
+      opened = await platform.open(model, config);
+      const { backend, ranks, place } = opened;
+      const budget = () => platform.kvCacheBudget(backend, config.gpuMemoryUtilization, place);
+      const built = await buildEngine(files, config, backend, budget, report, ranks);
       return new LLM(built, opened, config);
     } catch (error) {
-      backend?.close();
+      await opened?.close();
       throw error;
     } finally {
       platform.showStatus(null);
@@ -184,7 +192,7 @@ export class LLM {
     const { prefillSeconds, decodeSeconds, prefillTokens, decodeTokens, ...counters } = engine.counters;
     const rate = (tokens: number, seconds: number) => (seconds > 0 ? tokens / seconds : 0);
     return {
-      backend: this.backend.description,
+      backend: this.opened.backend.description,
       dtype,
       attnBackend: this.config.attnBackend,
       attnCalls: { ...ops.attnCalls },
@@ -198,7 +206,8 @@ export class LLM {
       generatedTokens: counters.generatedTokens,
       prefillTokensPerSecond: rate(prefillTokens, prefillSeconds),
       decodeTokensPerSecond: rate(decodeTokens, decodeSeconds),
-      allocatedBytes: this.backend.allocatedBytes,
+      allocatedBytes: this.opened.backend.allocatedBytes,
+      ranks: this.built.ranks,
     };
   }
 
@@ -211,7 +220,7 @@ export class LLM {
     this.pump();
     await this.pumping;
     engine.close();
-    this.backend.close();
+    await this.opened.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

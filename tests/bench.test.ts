@@ -78,7 +78,7 @@ test('wrong flags are refused by name', () => {
   for (const [line, message] of [
     ['--suit latency', "Unknown option '--suit'. `npm run bench -- --help` lists all flags."],
     ['--suite speed', "--suite must be one of latency, throughput, got 'speed'."],
-    ['--shape huge', "shape must be one of 'qwen3-0.6b', 'qwen3-1.7b', 'qwen3-4b', 'tiny', got \"huge\"."],
+    ['--shape huge', "shape must be one of 'qwen3-0.6b', 'qwen3-1.7b', 'qwen3-4b', 'qwen3-8b', 'tiny', got \"huge\"."],
     ['--repeats 0', 'repeats must be a whole number of at least 1, got 0.'],
     ['--batch 1,two', "--batch must be an array of whole numbers of at least 1, got 'two'."],
     ['--max-model-len 9', "Unknown option '--max-model-len'. `npm run bench -- --help` lists all flags."],

@@ -139,7 +139,7 @@ describe('settings that cannot work are refused with the reason', () => {
     [{ maxNumSeqs: 64, maxNumBatchedTokens: 32 }, /maxNumSeqs 64 exceeds maxNumBatchedTokens 32/],
     [{ kvCacheBlockSize: 0 }, /kvCacheBlockSize .* got 0/],
     [{ numKvCacheBlocks: 4, kvCacheBlockSize: 16, maxModelLen: 65 }, /4 × kvCacheBlockSize 16 = 64 tokens/],
-    [{ tensorParallelSize: 2 }, /tensorParallelSize/],
+    [{ tensorParallelSize: 0 }, /tensorParallelSize .* got 0/],
     [{ seed: -1 }, /seed/],
     [{ loadFormat: 'gguf' as 'auto' }, /loadFormat must be one of/],
     [{ maxModelLength: 5 } as ConfigOptions, /Unknown option 'maxModelLength'/],

@@ -35,6 +35,7 @@ class JsCpuDevice : public JsDevice<JsCpuDevice, CpuDevice> {
                         method<&Self::gatherRows>("gatherRows"),
                         method<&Self::gatherTokens>("gatherTokens"),
                         method<&Self::scatterTokens>("scatterTokens"),
+                        method<&Self::concatColumns>("concatColumns"),
                         method<&Self::sample>("sample"),
                         method<&Self::readBandwidth>("readBandwidth")});
   }

@@ -1,5 +1,8 @@
 #include "cpu/device.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "cpu/checks.h"
 #include "cpu/pack.h"
 #include "cpu/sample.h"
@@ -29,14 +32,15 @@ void CpuDevice::loadRows(const TensorView& weight, int64_t firstRow, const char*
   nanovllm::loadRows(pool_, weight, firstRow, rows, bytes, source);
 }
 
-void CpuDevice::embedding(const TensorView& out, const TensorView& ids, const TensorView& weight) {
+void CpuDevice::embedding(const TensorView& out, const TensorView& ids, const TensorView& weight,
+                          std::optional<int64_t> firstRow) {
   const char* const op = "embedding";
   expect(op, "out", out, 2, DType::kFloat32);
   expectFloat(op, "weight", weight, 2);
   expectSize(op, "columns of out", out.size[1], weight.size[1]);
   expectInts(op, "ids", ids, out.size[0]);
-  expectRange(op, "ids", ids, 0, weight.size[0]);
-  isa_.kernels->embedding(context_, out, ids, weight);
+  if (!firstRow) expectRange(op, "ids", ids, 0, weight.size[0]);  // any other id is another shard's
+  isa_.kernels->embedding(context_, out, ids, weight, firstRow.value_or(0));
 }
 
 void CpuDevice::linear(const TensorView& out, const TensorView& x, const TensorView& weight,
@@ -197,6 +201,19 @@ void CpuDevice::scatterTokens(const TensorView& table, const TensorView& values,
     const int32_t slot = slots.i32()[b];
     if (slot >= 0) table.i32()[slot] = values.i32()[b];
   }
+}
+
+void CpuDevice::concatColumns(const TensorView& out, const TensorView& parts) {
+  expectConcat(out, parts);
+  const int64_t rows = out.size[0], columns = out.size[1], width = parts.size[2];
+  const int bytes = bytesOf(out.dtype);
+  pool_.run(static_cast<int>(rows), [&](int row, int) {
+    char* const to = out.data + row * out.stride[0] * bytes;
+    for (int64_t part = 0, begin = 0; begin < columns; part++, begin += width) {
+      const char* const from = parts.data + (part * rows + row) * width * bytes;
+      memcpy(to + begin * bytes, from, std::min(width, columns - begin) * bytes);
+    }
+  });
 }
 
 void CpuDevice::sample(const TensorView& out, const TensorView& logits, const SampleInput& in) {

@@ -1,6 +1,7 @@
 // The CPU as a device: threads, an instruction set, memory, and the op list with its arguments checked.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "cpu/bandwidth.h"
@@ -33,7 +34,8 @@ class CpuDevice {
   char* allocate(size_t bytes) { return memory_.allocate(bytes); }
 
   void loadRows(const TensorView& weight, int64_t firstRow, const char* bytes, size_t size, DType source);
-  void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight);
+  void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight,
+                 std::optional<int64_t> firstRow);
   void linear(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView* bias,
               bool accumulate);
   void rmsNorm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps);
@@ -47,6 +49,7 @@ class CpuDevice {
   void gatherRows(const TensorView& out, const TensorView& x, const TensorView& rows);
   void gatherTokens(const TensorView& out, const TensorView& table, const TensorView& slots);
   void scatterTokens(const TensorView& table, const TensorView& values, const TensorView& slots);
+  void concatColumns(const TensorView& out, const TensorView& parts);
   void sample(const TensorView& out, const TensorView& logits, const SampleInput& input);
   double readBandwidth(size_t bytes, ReadPattern pattern, double seconds) {
     return nanovllm::readBandwidth(pool_, bytes, pattern, seconds);

@@ -69,7 +69,9 @@ struct AttnBatch {
 };
 
 struct KernelTable {
-  void (*embedding)(Context&, const TensorView& out, const TensorView& ids, const TensorView& weight);
+  /// The weight's rows are `firstRow …` of a table; other ids give zeros.
+  void (*embedding)(Context&, const TensorView& out, const TensorView& ids, const TensorView& weight,
+                    int64_t firstRow);
   void (*linear)(Context&, const TensorView& out, const TensorView& x, const TensorView& weight,
                  const LinearEpilogue& epilogue);
   void (*rmsNorm)(Context&, const TensorView& out, const TensorView& x, const float* weight, float eps);

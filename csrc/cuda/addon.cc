@@ -7,6 +7,7 @@
 #include <map>
 
 #include "cuda/device.h"
+#include "cuda/nccl_binding.h"
 #include "cuda/read_worker.h"
 #include "js_device.h"
 
@@ -59,6 +60,7 @@ class JsCudaDevice : public JsDevice<JsCudaDevice, CudaDevice> {
                         method<&Self::attnVarlen>("attnVarlen"),
                         method<&Self::attnWithKvCache>("attnWithKvCache"),
                         method<&Self::gatherRows>("gatherRows"),
+                        method<&Self::concatColumns>("concatColumns"),
                         method<&Self::sample>("sample"),
                         method<&Self::gatherTokens>("gatherTokens"),
                         method<&Self::scatterTokens>("scatterTokens")});
@@ -77,6 +79,16 @@ class JsCudaDevice : public JsDevice<JsCudaDevice, CudaDevice> {
     });
   }
 
+  /// A thread may have devices on several GPUs.
+  void enter() {
+    if (device_) device_->makeCurrent();
+  }
+
+  std::shared_ptr<CudaDevice> shared() {
+    device();
+    return device_;
+  }
+
  private:
   /// { free, total }: bytes of the GPU's memory
   Napi::Value memoryInfo(const Info& info) {
@@ -90,7 +102,8 @@ class JsCudaDevice : public JsDevice<JsCudaDevice, CudaDevice> {
 
   void close(const Info&) {
     graphs_.clear();
-    device_.reset();  // a read that is still under way keeps the device until it has ended
+    device_
+        .reset();  // a read that is still under way, or a communicator, keeps the device until it has ended
   }
 
   void copyIn(const Info& info) {
@@ -215,6 +228,7 @@ Napi::Value names(Napi::Env env, const std::vector<Rung>& rungs) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("CudaDevice", JsCudaDevice::define(env));
+  exportNccl(env, exports);
   exports.Set("prefillRungs", names(env, prefillRungs()));
   exports.Set("decodeRungs", names(env, decodeRungs()));
   /// GPUs this process can use; 0 where there is no driver.
@@ -228,6 +242,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 }
 
 }  // namespace
+
+std::shared_ptr<CudaDevice> deviceOf(const Napi::Value& device) {
+  return JsCudaDevice::Unwrap(device.As<Napi::Object>())->shared();
+}
+
 }  // namespace nanovllm::cuda
 
 static Napi::Object initCuda(Napi::Env env, Napi::Object exports) {

@@ -51,7 +51,15 @@ const std::vector<DecodeRung>& decodeRungs() {
 CudaDevice::CudaDevice(const DeviceOptions& options) : options_(options) {
   prefill_ = findRung(prefillRungs(), options.prefillRung);
   decode_ = findRung(decodeRungs(), options.decodeRung);
-  check(cudaSetDevice(options.ordinal), format("using GPU %d", options.ordinal).c_str());
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "looking for GPUs");
+  if (options.ordinal < 0 || options.ordinal >= count) {
+    throw BackendError(
+        format("There is no GPU %d: this process can use %d, counted from 0 (nvidia-smi lists the machine's, "
+               "CUDA_VISIBLE_DEVICES those a process may use).",
+               options.ordinal, count));
+  }
+  makeCurrent();
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, options.ordinal), "asking for the GPU's properties");
   name_ = properties.name;
@@ -80,6 +88,8 @@ CudaDevice::~CudaDevice() {
   cudaSetDevice(options_.ordinal);
   cudaStreamSynchronize(launch_.stream);  // nothing may run when its memory goes
 }
+
+void CudaDevice::makeCurrent() const { check(cudaSetDevice(options_.ordinal), "choosing the GPU"); }
 
 std::string CudaDevice::describe() const {
   return format("cuda: %s, %s%s", name_.c_str(), gemm_ ? "cuBLASLt" : "own matrix product",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,7 +46,8 @@ struct DeviceOptions {
 };
 
 /// Belongs to one thread of JavaScript. All work goes to one stream, in order; only reads wait for it.
-/// Everything is given back on destruction.
+/// Everything is given back on destruction. CUDA's calls mean the GPU that the calling thread has chosen
+/// last, so that one who may have chosen another comes through `makeCurrent` first.
 class CudaDevice {
  public:
   /// @throws BackendError when there is no such GPU, or this build holds no code for it.
@@ -53,6 +55,9 @@ class CudaDevice {
   ~CudaDevice();
 
   int ordinal() const { return options_.ordinal; }
+  /// What this thread calls from now on means this GPU.
+  void makeCurrent() const;
+  cudaStream_t stream() const { return launch_.stream; }
   std::string describe() const;
   DeviceMemory& memory() { return memory_; }
   char* allocate(size_t bytes) { return memory_.allocate(bytes, launch_.stream); }
@@ -73,7 +78,8 @@ class CudaDevice {
   /// Bytes read and written a second when copying `bytes` from device memory to device memory.
   double copyBandwidth(size_t bytes, int repeats);
 
-  void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight);
+  void embedding(const TensorView& out, const TensorView& ids, const TensorView& weight,
+                 std::optional<int64_t> firstRow);
   void linear(const GemvArgs& args);
   void rmsNorm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps);
   void siluAndMul(const TensorView& out, const TensorView& x);
@@ -86,6 +92,7 @@ class CudaDevice {
                   const SdpaWorkspace* workspace);
   void attnWithKvCache(const TensorView& contextLens, DecodeArgs args, const SdpaWorkspace* workspace);
   void gatherRows(const TensorView& out, const TensorView& x, const TensorView& rows);
+  void concatColumns(const TensorView& out, const TensorView& parts);
   void sample(const TensorView& out, const TensorView& logits, const SampleInput& input);
   void gatherTokens(const TensorView& out, const TensorView& table, const TensorView& slots);
   void scatterTokens(const TensorView& table, const TensorView& values, const TensorView& slots);
@@ -94,8 +101,9 @@ class CudaDevice {
   /// The dtype of this call's activations, weights and cache.
   void expectHalf(const char* op, const char* name, const TensorView& tensor, int rank,
                   const TensorView& like) const;
-  /// out = rows `ids` of `table`
-  void gather(const char* op, const TensorView& out, const TensorView& table, const TensorView& ids);
+  /// out = rows `ids` of `table`, whose first is row `firstRow`
+  void gather(const char* op, const TensorView& out, const TensorView& table, const TensorView& ids,
+              int64_t firstRow);
   PrefillKernel prefillKernel(const PrefillArgs& args) const;
 
   DeviceOptions options_;

@@ -48,8 +48,12 @@ struct QkNormRopeStore {
 };
 void qkNormRopeStore(const Launch&, const QkNormRopeStore&);
 
-/// out[R, H] = rows ids[R] of table[V, H]: the embedding, and the choice of rows for the LM head.
-void gatherRows(const Launch&, const TensorView& out, const TensorView& table, const TensorView& ids);
+/// out[R, H] = rows ids[R] of table[V, H]: the embedding, and the choice of rows for the LM head. The table's
+/// rows may be `firstRow …` of a larger one; other ids give zeros.
+void gatherRows(const Launch&, const TensorView& out, const TensorView& table, const TensorView& ids,
+                int64_t firstRow);
+/// Row b of out[B, V] = parts[0][b], parts[1][b], … of parts[n, B, W], cut off after V.
+void concatColumns(const Launch&, const TensorView& out, const TensorView& parts);
 /// Rows of checkpoint bytes (device memory, dense, `source`) into dense `target` elements of another dtype.
 void convert(const Launch&, void* target, DType targetType, const void* source, DType sourceType,
              int64_t count);

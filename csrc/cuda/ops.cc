@@ -13,21 +13,22 @@ void CudaDevice::expectHalf(const char* op, const char* name, const TensorView& 
     fail(op, name, "bfloat16 or float16", tensor.describe());
 }
 
-void CudaDevice::embedding(const TensorView& out, const TensorView& ids, const TensorView& weight) {
-  gather("embedding", out, weight, ids);
+void CudaDevice::embedding(const TensorView& out, const TensorView& ids, const TensorView& weight,
+                           std::optional<int64_t> firstRow) {
+  gather("embedding", out, weight, ids, firstRow.value_or(0));
 }
 
 void CudaDevice::gatherRows(const TensorView& out, const TensorView& x, const TensorView& rows) {
-  gather("gatherRows", out, x, rows);
+  gather("gatherRows", out, x, rows, 0);
 }
 
-void CudaDevice::gather(const char* op, const TensorView& out, const TensorView& table,
-                        const TensorView& ids) {
+void CudaDevice::gather(const char* op, const TensorView& out, const TensorView& table, const TensorView& ids,
+                        int64_t firstRow) {
   expectHalf(op, "out", out, 2, table);
   expectHalf(op, "the table of rows", table, 2, table);
   expectSize(op, "columns of out", out.size[1], table.size[1]);
   expectInts(op, "the numbers of rows", ids, out.size[0]);
-  cuda::gatherRows(launch_, out, table, ids);
+  cuda::gatherRows(launch_, out, table, ids, firstRow);
 }
 
 void CudaDevice::linear(const GemvArgs& args) {
@@ -195,6 +196,11 @@ void CudaDevice::attnWithKvCache(const TensorView& contextLens, DecodeArgs args,
   } else {
     (decode_ ? decode_ : decodePacked)(launch_, args);
   }
+}
+
+void CudaDevice::concatColumns(const TensorView& out, const TensorView& parts) {
+  expectConcat(out, parts);
+  cuda::concatColumns(launch_, out, parts);
 }
 
 void CudaDevice::sample(const TensorView& out, const TensorView& logits, const SampleInput& input) {

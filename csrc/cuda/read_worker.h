@@ -26,7 +26,7 @@ class ReadWorker : public Napi::AsyncWorker {
  private:
   void Execute() override {
     try {
-      cudaSetDevice(device_->ordinal());
+      device_->makeCurrent();
       read_.landing->arrived.wait();
     } catch (const std::exception& error) {
       SetError(error.what());

@@ -1,4 +1,4 @@
-// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [27efc62f3c47ab2d]
+// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [7d8eb47cf9a515dc]
 import { ConfigError } from '#nano/errors';
 import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import { checkFields, type Fields } from '#nano/utils/fields';
@@ -52,7 +52,7 @@ export const CONFIG_FIELDS = {
   enablePrefixCaching: { kind: 'flag', doc: 'Reuse the KV cache of prompts that begin alike.' },
   enforceEager: { kind: 'flag', doc: 'Never replay captured graphs; run every operation one by one.' },
   batchInvariant: { kind: 'flag', doc: 'On a GPU: the same bits for a request in any batch, at some cost in speed.' },
-  tensorParallelSize: count('Ranks the model is split over.', 1, 1),
+  tensorParallelSize: count('Ranks the model is split over: one GPU each; on a CPU, threads.', 1, 1024),
   seed: count('Seeds the requests that bring no seed of their own.', 0),
   loadFormat: {
     kind: 'choice',

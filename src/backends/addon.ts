@@ -19,7 +19,7 @@ export interface NativeDevice {
   close(): void;
   loadRows(weight: Desc, firstRow: number, bytes: Uint8Array, dtypeCode: number): void;
   copyIn(tensor: Desc, values: Float32Array | Int32Array): void;
-  embedding(out: Desc, ids: Desc, weight: Desc): void;
+  embedding(out: Desc, ids: Desc, weight: Desc, firstRow: number | null): void;
   /** The cpu does not look at `siluAndMul`, which it never gets. */
   linear(out: Desc, x: Desc, weight: Desc, bias: Maybe, accumulate: boolean, siluAndMul: boolean): void;
   rmsNorm(out: Desc, x: Desc, weight: Desc, eps: number): void;
@@ -29,6 +29,7 @@ export interface NativeDevice {
   gatherRows(out: Desc, x: Desc, rows: Desc): void;
   gatherTokens(out: Desc, table: Desc, slots: Desc): void;
   scatterTokens(table: Desc, values: Desc, slots: Desc): void;
+  concatColumns(out: Desc, parts: Desc): void;
   // biome-ignore format: the parameters of one row, in order
   sample(out: Desc, logits: Desc, temperature: Desc, topK: Desc, topP: Desc, minP: Desc, seed: Desc, position: Desc): void;
 }
@@ -69,6 +70,20 @@ export interface CudaNativeDevice extends NativeDevice {
     maxContextLen: number, scale: number, denseK?: Desc, denseV?: Desc, scores?: Desc): void;
 }
 
+/** `csrc/cuda/nccl_binding.cc`: one rank's end of a group. Collectives go into the device's stream. */
+export interface NcclCommunicator {
+  /** Whether all ranks have found each other. Throws when they never will. */
+  ready(): boolean;
+  allReduce(x: Desc): void;
+  allGather(out: Desc, x: Desc): void;
+  broadcast(x: Desc, root: number): void;
+  /** Blocks until all ranks are there, two minutes at most. */
+  barrier(): void;
+  /** Ends what waits for other ranks, on the GPU too. Returns at once. */
+  abort(): void;
+  close(): void;
+}
+
 /** What `csrc/addon.cc` exports. */
 export interface CpuAddon {
   CpuDevice: new (isa: string, threads: number) => CpuNativeDevice;
@@ -92,6 +107,16 @@ export interface CudaAddon {
   readonly decodeRungs: readonly string[];
   /** GPUs this process can use; 0 without a driver. */
   deviceCount(): number;
+  NcclCommunicator: new (
+    device: CudaNativeDevice,
+    uniqueId: Uint8Array,
+    rank: number,
+    worldSize: number,
+  ) => NcclCommunicator;
+  /** 128 bytes that all ranks of a group must have. Throws where NCCL cannot be loaded. */
+  ncclUniqueId(): Uint8Array;
+  /** Such as '2.28.9'. */
+  ncclVersion(): string;
 }
 
 const BUILD_FOLDER = 'build/Release';

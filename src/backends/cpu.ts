@@ -1,4 +1,5 @@
 import { type CpuAddon, type CpuNativeDevice, findAddon, loadAddon } from '#nano/backends/addon';
+import { checkCopyOut } from '#nano/backends/host-values';
 import { NativeBackend } from '#nano/backends/native';
 import { BackendError, ConfigError, InvalidTensorError } from '#nano/errors';
 import type { FloatDType } from '#nano/tensor/dtype';
@@ -17,6 +18,8 @@ export interface CpuOptions {
   isa?: string;
   /** Env NANOVLLM_NUM_THREADS; default: the processors this process may use. */
   threads?: number | string;
+  /** Ranks that share the processors, default 1: each takes its part of the threads. */
+  ranksOnHost?: number;
 }
 
 const MAX_THREADS = 256;
@@ -39,7 +42,8 @@ export class CpuBackend extends NativeBackend<CpuNativeDevice> {
    */
   constructor(addon: CpuAddon, options: CpuOptions = {}) {
     const isa = checkIsa(options.isa, addon.availableIsas());
-    const threads = checkThreads(options.threads, addon.availableThreads());
+    const all = checkThreads(options.threads, addon.availableThreads());
+    const threads = Math.max(1, Math.floor(all / (options.ranksOnHost ?? 1)));
     super(() => new addon.CpuDevice(isa, threads));
   }
 
@@ -54,13 +58,19 @@ export class CpuBackend extends NativeBackend<CpuNativeDevice> {
   }
 
   async read(tensor: Tensor): Promise<Float32Array | Int32Array> {
-    const { desc, numel, dtype } = tensor;
-    if (dtype !== 'int32' && dtype !== 'float32') {
-      throw new InvalidTensorError(`read: expected a float32 or int32 tensor, got [${tensor.shape}] ${dtype}.`);
-    }
-    const values = dtype === 'int32' ? new Int32Array(numel) : new Float32Array(numel);
-    this.call(() => this.device.copyOut(desc, values));
+    const values = tensor.dtype === 'int32' ? new Int32Array(tensor.numel) : new Float32Array(tensor.numel);
+    this.copyOut(tensor, values);
     return values;
+  }
+
+  /** What {@link read} does, at once and into an array that is there; it may lie in shared memory. */
+  copyOut(tensor: Tensor, into: Float32Array | Int32Array): void {
+    const { dtype, shape } = tensor;
+    if (dtype !== 'int32' && dtype !== 'float32') {
+      throw new InvalidTensorError(`copyOut: expected a float32 or int32 tensor, got [${shape}] ${dtype}.`);
+    }
+    checkCopyOut(tensor, into);
+    this.call(() => this.device.copyOut(tensor.desc, into));
   }
 
   attnVarlen(out: Tensor, q: Tensor, k: Tensor, v: Tensor, args: AttnVarlenArgs): void {

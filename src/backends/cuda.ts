@@ -1,6 +1,12 @@
-import { type CudaAddon, type CudaNativeDevice, findAddon, loadAddon } from '#nano/backends/addon';
+import {
+  type CudaAddon,
+  type CudaNativeDevice,
+  findAddon,
+  loadAddon,
+  type NcclCommunicator,
+} from '#nano/backends/addon';
 import { NativeBackend } from '#nano/backends/native';
-import { BackendError, InvalidTensorError } from '#nano/errors';
+import { BackendError, NanoVllmError } from '#nano/errors';
 import { decodeFloats, type FloatDType } from '#nano/tensor/dtype';
 import type { AttnVarlenArgs, AttnWithKvCacheArgs, DeviceGraph, QkNormRopeStoreArgs } from '#nano/tensor/kernels';
 import type { Tensor } from '#nano/tensor/tensor';
@@ -26,9 +32,21 @@ export interface CudaOptions {
   decode?: string;
 }
 
+/** @throws BackendError when it is not built. */
+export const loadCudaAddon = (): CudaAddon => loadAddon<CudaAddon>(findAddon('nanovllm_cuda'));
+
+/** How many GPUs this process can use: 0 as well where the backend is not built. */
+export function cudaDeviceCount(): number {
+  try {
+    return loadCudaAddon().deviceCount();
+  } catch {
+    return 0;
+  }
+}
+
 /** The cuda backend of this machine. @throws BackendError saying why there is none; `cause` is set when it is not built. */
 export function createCudaBackend(options: CudaOptions = {}): CudaBackend {
-  const addon = loadAddon<CudaAddon>(findAddon('nanovllm_cuda'));
+  const addon = loadCudaAddon();
   if (addon.deviceCount() === 0) {
     const cause = new Error('no CUDA device');
     throw new BackendError(
@@ -53,8 +71,12 @@ export class CudaBackend extends NativeBackend<CudaNativeDevice> {
   readonly isAsync = true;
   readonly dtypes = ['bfloat16', 'float16'] as const;
   private readonly batchInvariant: boolean;
+  private invalid: Error | undefined;
 
-  constructor(addon: CudaAddon, options: CudaOptions = {}) {
+  constructor(
+    private readonly addon: CudaAddon,
+    options: CudaOptions = {},
+  ) {
     const { device = 0, batchInvariant = false, programmatic = true, prefill = '', decode = '' } = options;
     super(() => new addon.CudaDevice(device, batchInvariant, programmatic, prefill, decode));
     this.batchInvariant = batchInvariant;
@@ -78,10 +100,34 @@ export class CudaBackend extends NativeBackend<CudaNativeDevice> {
     return this.allocate(shape, dtype);
   }
 
+  /** This rank's end of a group of GPUs (`distributed/nccl-group.ts`), which works in this backend's stream. */
+  communicator(uniqueId: Uint8Array, rank: number, worldSize: number): NcclCommunicator {
+    return this.call(() => new this.addon.NcclCommunicator(this.device, uniqueId, rank, worldSize));
+  }
+
+  /**
+   * From now on reads, those under way too, and launches of graphs fail with `reason`: what the device computes is no longer
+   * what was asked for.
+   */
+  invalidate(reason: Error): void {
+    this.invalid ??= reason;
+  }
+
+  private expectValid(): void {
+    if (this.invalid) throw this.invalid;
+  }
+
   /** 16-bit tensors are read as float32. */
   async read(tensor: Tensor): Promise<Float32Array | Int32Array> {
     const { desc, numel, dtype } = tensor;
-    const start = (values: Float32Array | Int32Array | Uint16Array) => this.call(() => this.device.read(desc, values));
+    const start = async (values: Float32Array | Int32Array | Uint16Array) => {
+      this.expectValid();
+      try {
+        await this.call(() => this.device.read(desc, values));
+      } finally {
+        this.expectValid();
+      }
+    };
     try {
       if (dtype === 'int32' || dtype === 'float32') {
         const values = dtype === 'int32' ? new Int32Array(numel) : new Float32Array(numel);
@@ -92,7 +138,7 @@ export class CudaBackend extends NativeBackend<CudaNativeDevice> {
       await start(bits);
       return decodeFloats(dtype, new Uint8Array(bits.buffer));
     } catch (error) {
-      if (error instanceof BackendError || error instanceof InvalidTensorError) throw error;
+      if (error instanceof NanoVllmError) throw error;
       throw new BackendError((error as Error).message);
     }
   }
@@ -102,7 +148,10 @@ export class CudaBackend extends NativeBackend<CudaNativeDevice> {
     run();
     const graph = this.capture(run);
     return {
-      launch: () => this.call(() => this.device.launchGraph(graph)),
+      launch: () => {
+        this.expectValid();
+        this.call(() => this.device.launchGraph(graph));
+      },
       free: () => this.device.freeGraph(graph),
     };
   }

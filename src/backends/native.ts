@@ -1,4 +1,5 @@
 import type { NativeDevice } from '#nano/backends/addon';
+import { checkHostValues } from '#nano/backends/host-values';
 import { BackendError, InvalidTensorError } from '#nano/errors';
 import { DTYPE_BYTES, type DType, type FloatDType } from '#nano/tensor/dtype';
 import type {
@@ -88,13 +89,8 @@ export abstract class NativeBackend<Device extends NativeDevice> implements Back
   }
 
   write(tensor: Tensor, values: Float32Array | Int32Array): void {
-    const { desc, numel, dtype } = tensor;
-    if (values.length !== numel || (dtype === 'int32') !== values instanceof Int32Array) {
-      throw new InvalidTensorError(
-        `write: expected ${numel} ${dtype} values for a [${tensor.shape}] tensor, got ${values.length} in ` +
-          `${values.constructor.name === 'Int32Array' ? 'an Int32Array' : 'a Float32Array'}.`,
-      );
-    }
+    const { desc, dtype } = tensor;
+    checkHostValues('write', tensor, values);
     if (dtype === 'int32' || (dtype === 'float32' && tensor.layout === 'strided')) {
       this.call(() => this.device.copyIn(desc, values));
       return;
@@ -113,8 +109,8 @@ export abstract class NativeBackend<Device extends NativeDevice> implements Back
 
   // --- kernels --------------------------------------------------------------------------------------
 
-  embedding(out: Tensor, ids: Tensor, weight: Tensor): void {
-    this.call(() => this.device.embedding(out.desc, ids.desc, weight.desc));
+  embedding(out: Tensor, ids: Tensor, weight: Tensor, firstRow: number | null): void {
+    this.call(() => this.device.embedding(out.desc, ids.desc, weight.desc, firstRow));
   }
 
   linear(out: Tensor, x: Tensor, weight: Tensor, { bias, accumulate, siluAndMul }: LinearArgs): void {
@@ -149,21 +145,29 @@ export abstract class NativeBackend<Device extends NativeDevice> implements Back
     this.call(() => this.device.scatterTokens(table.desc, values.desc, slots.desc));
   }
 
+  concatColumns(out: Tensor, parts: Tensor): void {
+    this.call(() => this.device.concatColumns(out.desc, parts.desc));
+  }
+
   sample(out: Tensor, logits: Tensor, args: SampleArgs): void {
     const { temperature, topK, topP, minP, seed, position } = args;
     const filters = [topK.desc, topP.desc, minP.desc] as const;
     this.call(() => this.device.sample(out.desc, logits.desc, temperature.desc, ...filters, seed.desc, position.desc));
   }
 
-  /** Native errors carry a `code`; the rest pass through. */
   protected call<T>(body: () => T): T {
-    try {
-      return body();
-    } catch (error) {
-      const { code, message } = error as { code?: string; message: string };
-      if (code === 'TENSOR') throw new InvalidTensorError(message);
-      if (code === 'BACKEND') throw new BackendError(message);
-      throw error;
-    }
+    return callNative(body);
+  }
+}
+
+/** Makes native errors, which carry a `code`, ours; the rest pass through. */
+export function callNative<T>(body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string };
+    if (code === 'TENSOR') throw new InvalidTensorError(message);
+    if (code === 'BACKEND') throw new BackendError(message);
+    throw error;
   }
 }

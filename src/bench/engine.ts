@@ -5,13 +5,14 @@ import { Config, type ConfigOptions } from '#nano/config';
 import { type BuiltEngine, buildEngine } from '#nano/engine/build-engine';
 import type { RequestUpdate } from '#nano/engine/outputs';
 import { platform } from '#nano/platform';
+import type { Opened } from '#nano/platform/platform';
 import { DTYPE_BYTES } from '#nano/tensor/dtype';
 import type { Backend } from '#nano/tensor/kernels';
 
 /** An engine over random weights, to be closed when it has been measured. */
 export class BenchEngine {
   private constructor(
-    readonly backend: Backend,
+    private readonly opened: Opened,
     readonly built: BuiltEngine,
     readonly costs: Costs,
   ) {}
@@ -21,21 +22,29 @@ export class BenchEngine {
     { shape, options, log }: BenchContext,
     suite: ConfigOptions | ((backend: Backend) => ConfigOptions),
   ): Promise<BenchEngine> {
-    const backend = platform.createBackend(options.backend ?? 'auto', { batchInvariant: options.batchInvariant });
+    const { backend: name = 'auto', batchInvariant = false, tensorParallelSize = 1 } = options;
+    const files = await shapeFiles(shape);
+    const opened = await platform.open(files.name, { backend: name, batchInvariant, tensorParallelSize });
+    const { backend, ranks, place } = opened;
     const forGpu = { maxNumSeqs: 256, maxNumBatchedTokens: 16384 };
     const defaults = { loadFormat: 'dummy', ...(backend.name === 'cuda' && forGpu) } as const;
     const config = new Config({ ...defaults, ...(typeof suite === 'function' ? suite(backend) : suite), ...options });
     log(`loading random weights of ${shape} …`);
     const started = performance.now();
-    const budget = () => platform.kvCacheBudget(backend, config.gpuMemoryUtilization);
-    const built = await buildEngine(shapeFiles(shape), config, backend, budget, () => {});
+    const budget = () => platform.kvCacheBudget(backend, config.gpuMemoryUtilization, place);
+    const built = await buildEngine(files, config, backend, budget, () => {}, ranks);
     const { modelConfig, weightBytes, dtype, engine } = built;
+    const rank = tensorParallelSize > 1 ? ` on each of ${tensorParallelSize} ranks` : '';
     log(
-      `${backend.description}; ${dtype}; weights ${(weightBytes / 1e6).toFixed(0)} MB; KV cache of ` +
+      `${backend.description}; ${dtype}; weights ${(weightBytes / 1e6).toFixed(0)} MB${rank}; KV cache of ` +
         `${engine.options.numKvCacheBlocks} blocks of ${config.kvCacheBlockSize} tokens; ` +
         `ready after ${((performance.now() - started) / 1000).toFixed(1)} s`,
     );
-    return new BenchEngine(backend, built, new Costs(modelConfig, weightBytes, DTYPE_BYTES[dtype]));
+    return new BenchEngine(opened, built, new Costs(modelConfig, weightBytes, DTYPE_BYTES[dtype], tensorParallelSize));
+  }
+
+  get backend(): Backend {
+    return this.opened.backend;
   }
 
   /** One step, of which every request must come out well. */
@@ -49,8 +58,8 @@ export class BenchEngine {
     return this.built.engine.hasUnfinishedRequests;
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.built.engine.close();
-    this.backend.close();
+    await this.opened.close();
   }
 }

@@ -59,7 +59,7 @@ export async function latency(context: BenchContext): Promise<BenchRow[]> {
       boundIs: '1.3 × weights + KV cache + 150 MB, not to be exceeded',
     });
   }
-  bench.close();
+  await bench.close();
   return rows;
 }
 

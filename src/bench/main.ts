@@ -7,6 +7,7 @@ import { latency } from '#nano/bench/latency';
 import { measureLimits } from '#nano/bench/limits';
 import { linear } from '#nano/bench/linear';
 import { type BenchContext, helpText, parseBenchArguments } from '#nano/bench/options';
+import { parallel } from '#nano/bench/parallel';
 import { type BenchRow, render } from '#nano/bench/report';
 import { soak } from '#nano/bench/soak';
 import { startup } from '#nano/bench/startup';
@@ -25,6 +26,10 @@ interface Suite {
 const SUITES: Readonly<Record<string, Suite>> = {
   latency: { run: latency, about: 'Time to the first token, and from each to the next, by batch and prompt length.' },
   throughput: { run: throughput, about: "nano-vllm's benchmark: 256 requests, 100 to 1024 tokens in and out." },
+  parallel: {
+    run: parallel,
+    about: 'Throughput and decode steps on 1, 2, … ranks, and what of them is communication.',
+  },
   startup: { run: startup, about: 'From the start of the process to the first token.' },
   soak: { run: soak, about: 'Mixed load for a while: does memory grow?' },
   attention: { run: attention, onlyCuda: true, about: "Each attention kernel at Qwen3-0.6B's sizes (cuda)." },

@@ -22,6 +22,7 @@ export interface BenchOptions {
   readonly numRequests?: number;
   readonly repeats: number;
   readonly seconds?: number;
+  readonly ranks?: readonly number[];
 }
 
 const count = (doc: string, min = 1) =>
@@ -34,6 +35,7 @@ const BENCH_FIELDS = {
   outputLen: count('latency: generated tokens; default 128 on cuda, else 32.', 2),
   numRequests: count('throughput: the first so many of the requests; default 256 on cuda, else 8.'),
   seconds: count('soak: how long, default 300.'),
+  ranks: { kind: 'integers', min: 1, doc: 'parallel: numbers of ranks to compare, default 1,2.' },
   repeats: count('latency: the best and the median of this many are reported, default 3.'),
 } as const satisfies Fields;
 

@@ -1,5 +1,8 @@
-import { ModelError } from '#nano/errors';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { ModelFiles } from '#nano/platform/files';
+import { FolderFiles } from '#nano/platform/node-files';
 
 /** What Qwen3 models of all sizes have in common. */
 const QWEN3 = {
@@ -40,6 +43,14 @@ export const SHAPES = {
     num_hidden_layers: 36,
     num_attention_heads: 32,
   },
+  'qwen3-8b': {
+    ...QWEN3,
+    hidden_size: 4096,
+    intermediate_size: 12288,
+    num_hidden_layers: 36,
+    num_attention_heads: 32,
+    tie_word_embeddings: false,
+  },
   /** Published by nobody: to see in a second that a suite runs. Its vocabulary holds the throughput suite's token ids. */
   tiny: {
     ...QWEN3,
@@ -55,14 +66,10 @@ export const SHAPES = {
 
 export type ShapeName = keyof typeof SHAPES;
 
-/** A model folder that holds nothing but a config.json. */
-export function shapeFiles(name: ShapeName): ModelFiles {
-  return {
-    name,
-    has: async (file) => file === 'config.json',
-    readText: async () => JSON.stringify(SHAPES[name]),
-    open: async (file) => {
-      throw new ModelError(`${name} is a shape without weights: there is no ${file}. Use --load-format dummy.`);
-    },
-  };
+/** A model folder that holds nothing but a config.json. It is temporary, and gone when the process ends. */
+export function shapeFiles(name: ShapeName): Promise<ModelFiles> {
+  const folder = mkdtempSync(join(tmpdir(), `${name}-`));
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(SHAPES[name]));
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+  return FolderFiles.open(folder);
 }

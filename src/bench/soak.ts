@@ -80,7 +80,7 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
     ...growth("the backend's memory", samples, (s) => s.allocated),
     ...growth('memory in use on the GPU', samples, (s) => s.onGpu),
   ];
-  bench.close();
+  await bench.close();
   return rows;
 }
 

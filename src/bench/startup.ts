@@ -16,6 +16,6 @@ export async function startup(context: BenchContext): Promise<BenchRow[]> {
   engine.addRequest([1, 2, 3], { temperature: 0, maxTokens: 1, ignoreEos: true });
   while (bench.isBusy) await bench.step();
   reached('first token', nanoVllm('startup s', context.shape, bench.backend));
-  bench.close();
+  await bench.close();
   return rows;
 }

@@ -115,6 +115,6 @@ export async function throughput(context: BenchContext): Promise<BenchRow[]> {
     { what: 'preemptions', value: engine.numPreemptions, unit: '' },
     ...steps.rows(machine?.bandwidth),
   ];
-  bench.close();
+  await bench.close();
   return rows;
 }

@@ -1,65 +1,51 @@
-import { type Config, DEFAULT_MAX_MODEL_LEN } from '#nano/config';
+import type { Config } from '#nano/config';
+import type { RankMemory } from '#nano/distributed/messages';
+import { ParallelRunner, type Ranks } from '#nano/distributed/ranks';
+import { type BuiltRunner, buildRunner } from '#nano/engine/build-runner';
 import { LLMEngine } from '#nano/engine/llm-engine';
-import { ModelRunner } from '#nano/engine/model-runner';
 import { ConfigError } from '#nano/errors';
-import { type ModelConfig, parseModelConfig, parseTokenIds } from '#nano/models/model-config';
-import { buildModel } from '#nano/models/registry';
+import { parseTokenIds } from '#nano/models/model-config';
 import type { ModelFiles } from '#nano/platform/files';
 import type { SamplingOptions } from '#nano/sampling-params';
-import { DTYPE_BYTES, type FloatDType } from '#nano/tensor/dtype';
 import type { Backend } from '#nano/tensor/kernels';
-import { Ops } from '#nano/tensor/ops';
-import { openCheckpoint } from '#nano/utils/checkpoint';
 import { parseJsonObject } from '#nano/utils/json';
-import { loadDummyWeights, loadWeights } from '#nano/utils/loader';
 import { loadTokenizer, type Tokenizer } from '#nano/utils/tokenizer';
 
-export interface BuiltEngine {
+export interface BuiltEngine extends Pick<BuiltRunner, 'ops' | 'modelConfig' | 'dtype' | 'weightBytes'> {
   readonly engine: LLMEngine;
-  readonly ops: Ops;
   readonly tokenizer: Tokenizer | undefined;
-  readonly modelConfig: ModelConfig;
-  readonly dtype: FloatDType;
-  /** Bytes of all weights as the checkpoint holds them, in `dtype`: what one decode step reads. */
-  readonly weightBytes: number;
   /** Sampling defaults of the model's generation_config.json. */
   readonly defaults: SamplingOptions;
+  /** What each rank holds. */
+  readonly ranks: readonly RankMemory[];
 }
 
-/** Reads a model's files, fills a backend with its weights and sizes the KV cache. */
+/** Reads a model's files, fills a backend with its weights and sizes the KV cache. On several ranks this is rank 0's part. */
 export async function buildEngine(
   files: ModelFiles,
   config: Config,
   backend: Backend,
   kvCacheBudget: () => number,
   onProgress: (message: string) => void,
+  ranks?: Ranks,
 ): Promise<BuiltEngine> {
-  const modelConfig = parseModelConfig(await files.readText('config.json'), `${files.name}/config.json`);
+  const options = { ...config, backend: backend.name };
+  ranks?.followers.send({ kind: 'load', model: ranks.model, options });
   const generation = (await files.has('generation_config.json'))
     ? parseJsonObject(await files.readText('generation_config.json'), 'generation_config.json')
     : {};
   const tokenizer = (await files.has('tokenizer.json')) ? await loadTokenizer(files) : undefined;
-  const dtype = chooseDType(config, modelConfig, backend);
-  const maxModelLen = wantedModelLen(config, modelConfig);
-  const ops = new Ops(backend, dtype);
-  const { attnBackend } = config;
-  const model = buildModel(ops, modelConfig, { dtype, attnBackend, maxModelLen });
-  if (config.loadFormat === 'dummy') loadDummyWeights(model, backend, config.seed);
-  else {
-    const checkpoint = await openCheckpoint(files);
-    try {
-      await loadWeights(model, checkpoint, backend, (done, total) =>
-        onProgress(`Loading weights: ${done} of ${total}`),
-      );
-    } finally {
-      await checkpoint.close();
-    }
-  }
-  const runner = new ModelRunner(ops, model, { config, maxModelLen, kvCacheDType: dtype });
-  const sizes = sizeKvCache(config, modelConfig, dtype, maxModelLen, kvCacheBudget());
-  runner.allocateKvCache(sizes.numKvCacheBlocks);
+  const built = await buildRunner(files, config, backend, onProgress, ranks?.group);
+  const { runner, modelConfig, ops, dtype, weightBytes } = built;
+  // The blocks of all ranks have the same numbers: there are as many as the rank with the least memory has room for.
+  const others = (await ranks?.followers.replies('loaded')) ?? [];
+  const affordable = Math.min(built.affordableBlocks(kvCacheBudget()), ...others.map((o) => o.affordableBlocks));
+  const sizes = sizeKvCache(config, built.maxModelLen, affordable);
+  ranks?.followers.send({ kind: 'allocate', numBlocks: sizes.numKvCacheBlocks });
+  const memory = built.allocateKvCache(sizes.numKvCacheBlocks);
+  const ready = (await ranks?.followers.replies('ready')) ?? [];
   const eosTokenIds = [...new Set([...modelConfig.eosTokenIds, ...parseTokenIds(generation.eos_token_id)])];
-  const engine = new LLMEngine(runner, {
+  const engine = new LLMEngine(ranks ? new ParallelRunner(runner, ranks.followers) : runner, {
     ...sizes,
     maxNumSeqs: config.maxNumSeqs,
     maxNumBatchedTokens: config.maxNumBatchedTokens,
@@ -70,45 +56,15 @@ export async function buildEngine(
     tokenizer,
     runAhead: backend.isAsync,
   });
-  const weightBytes = model
-    .parameters()
-    .reduce((sum, { shape, tensor }) => sum + shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[tensor.dtype], 0);
-  return { engine, ops, tokenizer, modelConfig, dtype, weightBytes, defaults: samplingDefaults(generation) };
+  const defaults = samplingDefaults(generation);
+  const memories = [memory, ...ready.map((reply) => reply.memory)];
+  return { engine, ops, tokenizer, modelConfig, dtype, weightBytes, defaults, ranks: memories };
 }
 
-/** The checkpoint's dtype, or the nearest the backend has: a float32 checkpoint becomes bfloat16, whose range is the same. */
-function chooseDType(config: Config, model: ModelConfig, backend: Backend): FloatDType {
-  const { dtypes, name } = backend;
-  if (config.dtype === 'auto') return dtypes.includes(model.dtype) ? model.dtype : dtypes[0];
-  if (dtypes.includes(config.dtype)) return config.dtype;
-  throw new ConfigError(
-    `dtype '${config.dtype}' is not for the backend '${name}', which computes in ${dtypes.join(' or ')}. ` +
-      "Choose one of them, 'auto', or another backend.",
-  );
-}
-
-/** How long requests may be where memory sets no other limit. */
-function wantedModelLen(config: Config, model: ModelConfig): number {
-  const limit = model.maxPositionEmbeddings;
-  if (config.maxModelLen !== undefined && config.maxModelLen > limit) {
-    throw new ConfigError(
-      `maxModelLen ${config.maxModelLen} is beyond the ${limit} positions the model was made for (max_position_embeddings). ` +
-        `Lower it to at most ${limit}.`,
-    );
-  }
-  return config.maxModelLen ?? Math.min(limit, DEFAULT_MAX_MODEL_LEN);
-}
-
-/**
- * How long requests may be and how many blocks there are. One block holds kvCacheBlockSize tokens of every layer:
- * 2 (keys, values) · layers · kvCacheBlockSize · Hkv · D elements.
- */
-function sizeKvCache(config: Config, model: ModelConfig, dtype: FloatDType, wanted: number, budget: number) {
+/** How long requests may be and how many blocks there are. */
+function sizeKvCache(config: Config, wanted: number, affordable: number) {
   const { kvCacheBlockSize: blockSize } = config;
-  const elements = 2 * model.numHiddenLayers * blockSize * model.numKeyValueHeads * model.headDim;
   const blocksFor = (tokens: number) => Math.ceil(tokens / blockSize);
-  const affordable =
-    config.numKvCacheBlocks === -1 ? Math.floor(budget / (elements * DTYPE_BYTES[dtype])) : config.numKvCacheBlocks;
   const maxModelLen = config.maxModelLen ?? Math.min(wanted, affordable * blockSize);
   if (maxModelLen < 1 || blocksFor(maxModelLen) > affordable) {
     throw new ConfigError(

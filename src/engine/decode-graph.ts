@@ -1,5 +1,5 @@
 import { DecodeBuffers, DecodeInputs, type DecodeLimits } from '#nano/engine/decode-inputs';
-import type { Sequence } from '#nano/engine/sequence';
+import type { StepSequence } from '#nano/engine/step';
 import type { Sampler } from '#nano/layers/sampler';
 import type { CausalLM } from '#nano/models/registry';
 import type { Ops } from '#nano/tensor/ops';
@@ -57,7 +57,7 @@ export class DecodeGraph {
   /**
    * One token for each sequence: computes its last, whose key and value are not in the cache yet, and draws the next.
    */
-  run<R>(seqs: readonly Sequence[], use: (output: DecodeOutput) => R): R {
+  run<R>(seqs: readonly StepSequence[], use: (output: DecodeOutput) => R): R {
     if (!this.mode.capture) {
       const inputs = new DecodeInputs(this.buffers, seqs.length);
       inputs.write(seqs);

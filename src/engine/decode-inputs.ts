@@ -1,4 +1,4 @@
-import type { Sequence } from '#nano/engine/sequence';
+import type { StepSequence } from '#nano/engine/step';
 import type { Sampler, SampleValues } from '#nano/layers/sampler';
 import type { Backend, SampleArgs } from '#nano/tensor/kernels';
 import { Tensor } from '#nano/tensor/tensor';
@@ -86,7 +86,7 @@ export class DecodeInputs {
   }
 
   /** Fills the first rows from the sequences and the rest with padding, and sends them to the device. */
-  write(seqs: readonly Sequence[]): void {
+  write(seqs: readonly StepSequence[]): void {
     const { backend, sampler, maxBlocks, limits } = this.buffers;
     const { blockSize } = limits;
     const [positions, slotMapping] = [this.positions.host, this.slotMapping.host];

@@ -1,8 +1,9 @@
 import type { Config } from '#nano/config';
+import { kvHeadShard } from '#nano/distributed/shards';
 import { DecodeGraph, type DecodeOutput } from '#nano/engine/decode-graph';
 import { type TokenLogprobs, tokenLogprobs } from '#nano/engine/logprobs';
-import type { Batch } from '#nano/engine/scheduler';
 import { Sequence } from '#nano/engine/sequence';
+import type { Step, StepSequence } from '#nano/engine/step';
 import { Sampler } from '#nano/layers/sampler';
 import type { CausalLM } from '#nano/models/registry';
 import type { FloatDType } from '#nano/tensor/dtype';
@@ -12,12 +13,63 @@ import { type Context, cumulativeLengths, padBlockTables, slotsFor } from '#nano
 
 export interface StepResult {
   /**
-   * The tokens drawn for the first `numDrawing` sequences of the batch. There may be more entries, which mean
+   * The tokens drawn for the first `numDrawing` sequences of the step. There may be more entries, which mean
    * nothing.
    */
   readonly tokenIds: ArrayLike<number>;
   /** For sequences that asked, by their place in the batch. */
   readonly logprobs: ReadonlyMap<number, TokenLogprobs>;
+}
+
+/**
+ * Inputs of a prefill step: the planned tokens of all its sequences, packed one after the other without padding. T such
+ * tokens, B sequences.
+ */
+export interface PackedPrefill {
+  /** `[T]`: the tokens. */
+  readonly inputIds: Int32Array;
+  /** `[T]`: the place of each in its own sequence, from 0. */
+  readonly positions: Int32Array;
+  /** `[T]`: the cache slot its key and value go to. */
+  readonly slotMapping: Int32Array;
+  /** `[B + 1]`: new tokens of sequence b are rows `cuSeqlensQ[b] … cuSeqlensQ[b+1] - 1`. */
+  readonly cuSeqlensQ: Int32Array;
+  /** `[B + 1]`: the same for the keys they look back at, which are those in the cache and their own. */
+  readonly cuSeqlensK: Int32Array;
+  /** The most new tokens, and the most keys, that a sequence has. */
+  readonly maxSeqlenQ: number;
+  readonly maxSeqlenK: number;
+  /** `[B]`: the row of each sequence's last new token, which its next token follows from. */
+  readonly lastRows: Int32Array;
+}
+
+/** Packs the next `numScheduledTokens` tokens of each sequence, which come after the `numCachedTokens` in the cache. */
+export function packPrefill(seqs: readonly StepSequence[], blockSize: number): PackedPrefill {
+  // solution 4.6 (about 20 lines)
+  // hint: Token i of a sequence is `tokenIds[i]`, at position i, whatever was computed before. The new ones are
+  // hint: i = numCachedTokens … numCachedTokens + numScheduledTokens - 1.
+  // hint: `cumulativeLengths` and `slotsFor` are those of Day 1. Row `cuSeqlensQ[b]` is where sequence b begins.
+  const numKeys = seqs.map((seq) => seq.numCachedTokens + seq.numScheduledTokens);
+  const cuSeqlensQ = cumulativeLengths(seqs.map((seq) => seq.numScheduledTokens));
+  const cuSeqlensK = cumulativeLengths(numKeys);
+  const total = cuSeqlensQ[seqs.length];
+  const inputIds = new Int32Array(total);
+  const positions = new Int32Array(total);
+  const slotMapping = new Int32Array(total);
+  seqs.forEach((seq, b) => {
+    const start = seq.numCachedTokens;
+    const end = numKeys[b];
+    for (let i = start, t = cuSeqlensQ[b]; i < end; i++, t++) {
+      inputIds[t] = seq.tokenIds[i];
+      positions[t] = i;
+    }
+    slotMapping.set(slotsFor(seq.blockTable, start, end, blockSize), cuSeqlensQ[b]);
+  });
+  const maxSeqlenQ = Math.max(0, ...seqs.map((seq) => seq.numScheduledTokens));
+  const maxSeqlenK = Math.max(0, ...numKeys);
+  const lastRows = cuSeqlensQ.subarray(1).map((end) => end - 1);
+  return { inputIds, positions, slotMapping, cuSeqlensQ, cuSeqlensK, maxSeqlenQ, maxSeqlenK, lastRows };
+  // end solution
 }
 
 export interface RunnerOptions {
@@ -95,25 +147,26 @@ export class ModelRunner {
 
   private bindCaches(numBlocks: number, allocate: (shape: readonly number[]) => Tensor): void {
     const { numHiddenLayers: layers, numKeyValueHeads, headDim } = this.model.config;
-    const shape = [numBlocks, this.options.config.kvCacheBlockSize, numKeyValueHeads, headDim];
+    const { count: heads } = kvHeadShard(numKeyValueHeads, this.ops.group);
+    const shape = [numBlocks, this.options.config.kvCacheBlockSize, heads, headDim];
     this.model.bindCaches(Array.from({ length: layers }, () => ({ k: allocate(shape), v: allocate(shape) })));
   }
 
   /**
    * Launches one step and starts reading its results; where the backend is asynchronous, both go on while the caller
-   * does. The caller schedules; nothing here changes a sequence.
+   * does. The caller schedules; nothing here changes a sequence. On several ranks all must launch the same steps.
    * @returns the results, once they are there.
    * @throws when the step cannot be launched; what fails later rejects the promise.
    */
-  launch(batch: Batch): Promise<StepResult> {
-    const drawing = batch.seqs.slice(0, batch.numDrawing);
+  launch(step: Step): Promise<StepResult> {
+    const drawing = step.seqs.slice(0, step.numDrawing);
     const wantsLogprobs = drawing.some((seq) => seq.samplingParams.logprobs !== undefined);
     const { backend } = this.ops;
     const read = ({ tokens, logits }: DecodeOutput): Reads => ({
       tokens: backend.read(tokens),
       logits: wantsLogprobs ? backend.read(logits) : null,
     });
-    const reads = batch.isPrefill ? this.prefill(batch.seqs, drawing, read) : this.decodeGraph.run(drawing, read);
+    const reads = step.isPrefill ? this.prefill(step.seqs, drawing, read) : this.decodeGraph.run(drawing, read);
     return this.collect(drawing, reads);
   }
 
@@ -122,7 +175,7 @@ export class ModelRunner {
     this.decodeGraph.close();
   }
 
-  private async collect(drawing: readonly Sequence[], reads: Reads): Promise<StepResult> {
+  private async collect(drawing: readonly StepSequence[], reads: Reads): Promise<StepResult> {
     const [tokens, logits] = await Promise.all([reads.tokens, reads.logits]);
     const logprobs = new Map<number, TokenLogprobs>();
     if (logits) {
@@ -138,8 +191,8 @@ export class ModelRunner {
 
   /** Computes the scheduled tokens of all sequences, packed one after the other; draws for those in `drawing`. */
   private prefill(
-    seqs: readonly Sequence[],
-    drawing: readonly Sequence[],
+    seqs: readonly StepSequence[],
+    drawing: readonly StepSequence[],
     read: (output: DecodeOutput) => Reads,
   ): Reads {
     return this.ops.scope(() => {
@@ -161,33 +214,22 @@ export class ModelRunner {
     });
   }
 
-  private preparePrefill(seqs: readonly Sequence[]) {
-    const cuSeqlensQ = cumulativeLengths(seqs.map((seq) => seq.numScheduledTokens));
-    const cuSeqlensK = cumulativeLengths(seqs.map((seq) => seq.numCachedTokens + seq.numScheduledTokens));
-    const total = cuSeqlensQ[seqs.length];
-    const [ids, positions, slots] = [new Int32Array(total), new Int32Array(total), new Int32Array(total)];
-    seqs.forEach((seq, b) => {
-      const start = seq.numCachedTokens;
-      const end = start + seq.numScheduledTokens;
-      for (let i = start, t = cuSeqlensQ[b]; i < end; i++, t++) {
-        ids[t] = seq.tokenIds[i];
-        positions[t] = i;
-      }
-      slots.set(slotsFor(seq.blockTable, start, end, this.options.config.kvCacheBlockSize), cuSeqlensQ[b]);
-    });
-    const longest = (cu: Int32Array) => seqs.reduce((most, _, b) => Math.max(most, cu[b + 1] - cu[b]), 0);
+  /** Sends a prefill step's inputs to the device. */
+  private preparePrefill(seqs: readonly StepSequence[]) {
+    const { ops } = this;
+    const packed = packPrefill(seqs, this.options.config.kvCacheBlockSize);
     const { values, width } = padBlockTables(seqs.map((seq) => seq.blockTable));
     const context = {
       isPrefill: true,
-      slotMapping: this.ops.fromHost(slots),
-      blockTables: this.ops.fromHost(values, [seqs.length, width]),
-      cuSeqlensQ: this.ops.fromHost(cuSeqlensQ),
-      cuSeqlensK: this.ops.fromHost(cuSeqlensK),
-      maxSeqlenQ: longest(cuSeqlensQ),
-      maxSeqlenK: longest(cuSeqlensK),
+      slotMapping: ops.fromHost(packed.slotMapping),
+      blockTables: ops.fromHost(values, [seqs.length, width]),
+      cuSeqlensQ: ops.fromHost(packed.cuSeqlensQ),
+      cuSeqlensK: ops.fromHost(packed.cuSeqlensK),
+      maxSeqlenQ: packed.maxSeqlenQ,
+      maxSeqlenK: packed.maxSeqlenK,
     } satisfies Context;
-    const lastRows = cuSeqlensQ.subarray(1).map((end) => end - 1);
-    return { inputIds: this.ops.fromHost(ids), positions: this.ops.fromHost(positions), context, lastRows };
+    const [inputIds, positions] = [ops.fromHost(packed.inputIds), ops.fromHost(packed.positions)];
+    return { inputIds, positions, context, lastRows: packed.lastRows };
   }
 
   /** The two largest steps there can be, for measuring: a full prefill batch, and a full decode batch. */

@@ -1,58 +1,78 @@
+import { type Shard, vocabShard } from '#nano/distributed/shards';
 import type { Parameter } from '#nano/layers/parameter';
 import type { FloatDType } from '#nano/tensor/dtype';
 import type { Ops } from '#nano/tensor/ops';
 import type { Tensor } from '#nano/tensor/tensor';
 
-/** A row of weights for every token of the vocabulary. */
-export class VocabEmbedding {
+/** A row of weights for every token of the vocabulary. Each rank has the rows of some tokens. */
+export class VocabParallelEmbedding {
+  /** `[rows, H]`; a short last shard is filled up with zeros, so that all ranks' logits have one shape. */
   readonly weight: Tensor;
+  private readonly shard: Shard;
 
   constructor(
     private readonly ops: Ops,
     private readonly name: string,
-    vocabSize: number,
-    hiddenSize: number,
+    private readonly vocabSize: number,
+    private readonly hiddenSize: number,
     dtype: FloatDType,
   ) {
-    this.weight = ops.backend.allocateWeight([vocabSize, hiddenSize], dtype);
+    const shard = vocabShard(vocabSize, ops.group);
+    this.shard = shard;
+    this.weight = ops.backend.allocateWeight([shard.padded, hiddenSize], dtype);
   }
 
-  /** Token ids int32 `[T]` → `[T, H]`. */
+  /**
+   * Token ids int32 `[T]` → `[T, H]`. A rank finds zeros for tokens that are not its own; exactly one rank finds each
+   * token, so the sum over all is its row, to the last bit.
+   */
   forward(ids: Tensor): Tensor {
-    return this.ops.embedding(ids, this.weight);
+    const isWhole = this.ops.group.worldSize === 1;
+    const rows = this.ops.embedding(ids, this.weight, isWhole ? null : this.shard.first);
+    this.ops.allReduce(rows);
+    return rows;
   }
 
   parameters(): Parameter[] {
-    return [{ name: `${this.name}.weight`, shape: this.weight.shape, tensor: this.weight, firstRow: 0 }];
+    const { weight: tensor, shard: rows } = this;
+    const shape = [this.vocabSize, this.hiddenSize];
+    return [{ name: `${this.name}.weight`, shape, tensor, firstRow: 0, rows }];
   }
 }
 
 /**
  * Scores every token of the vocabulary. Small models tie it to the embedding: the same matrix, once to read a
- * token in and once to compare the hidden state with every token.
+ * token in and once to compare the hidden state with every token. Each rank scores its own tokens; a gather brings the scores
+ * together, since sampling looks at all of them. All ranks then draw, and draw alike: who has the token need not tell.
  */
-export class LMHead {
+export class ParallelLMHead {
   private readonly weight: Tensor;
+  private readonly shard: Shard;
 
   constructor(
     private readonly ops: Ops,
     private readonly name: string,
-    vocabSize: number,
-    hiddenSize: number,
+    private readonly vocabSize: number,
+    private readonly hiddenSize: number,
     dtype: FloatDType,
     private readonly tied: Tensor | null,
   ) {
-    this.weight = tied ?? ops.backend.allocateWeight([vocabSize, hiddenSize], dtype);
+    const shard = vocabShard(vocabSize, ops.group);
+    this.shard = shard;
+    this.weight = tied ?? ops.backend.allocateWeight([shard.padded, hiddenSize], dtype);
   }
 
   /** `[B, H]` → logits `[B, V]`, float32 also where activations have 16 bits: those would make ties of close rivals. */
   forward(hidden: Tensor): Tensor {
-    const logits = this.ops.empty([hidden.shape[0], this.weight.shape[0]], 'float32');
-    return this.ops.linear(hidden, this.weight, { out: logits });
+    const own = this.ops.empty([hidden.shape[0], this.weight.shape[0]], 'float32');
+    this.ops.linear(hidden, this.weight, { out: own });
+    return this.ops.allGatherColumns(own, this.vocabSize);
   }
 
   parameters(): Parameter[] {
     if (this.tied) return [];
-    return [{ name: `${this.name}.weight`, shape: this.weight.shape, tensor: this.weight, firstRow: 0 }];
+    const { weight: tensor, shard: rows } = this;
+    const shape = [this.vocabSize, this.hiddenSize];
+    return [{ name: `${this.name}.weight`, shape, tensor, firstRow: 0, rows }];
   }
 }

@@ -20,7 +20,10 @@ export class RMSNorm {
 
   /** Over the last dimension of `[T, H]`. (Heads' norms are part of `ops.qkNormRopeStore`.) */
   forward(x: Tensor): Tensor {
+    // solution 2.2 (1 line)
+    // hint: `ops.rmsNorm` checks the shapes, makes the result and calls the backend's kernel; `x` stays as it is.
     return this.ops.rmsNorm(x, this.weight, this.eps);
+    // end solution
   }
 
   parameters(): Parameter[] {

@@ -1,3 +1,4 @@
+import type { Shard } from '#nano/distributed/shards';
 import type { Tensor } from '#nano/tensor/tensor';
 
 /**
@@ -12,4 +13,13 @@ export interface Parameter {
   readonly tensor: Tensor;
   /** First row (first element of a vector) of `tensor` it fills. */
   readonly firstRow: number;
+  /** The rows of the checkpoint's tensor that this rank keeps, and the columns; all of them where nothing is said. */
+  readonly rows?: Shard;
+  readonly columns?: Shard;
+}
+
+/** The shape of what this rank keeps. */
+export function localShape({ shape, rows, columns }: Parameter): number[] {
+  const [first, ...rest] = shape;
+  return [rows?.count ?? first, ...rest.map((size) => columns?.count ?? size)];
 }

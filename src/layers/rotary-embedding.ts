@@ -11,6 +11,10 @@ import type { Tensor } from '#nano/tensor/tensor';
  * @returns float32 `[positions, dim]`.
  */
 export function rotaryTable(positions: number, dim: number, theta: number): Float32Array {
+  // solution 2.4 (about 14 lines)
+  // hint: Write all ωᵢ down first, for i from 0 to dim / 2 - 1: theta to the power of -2i/dim.
+  // hint: Row p is elements `p * dim` to `(p + 1) * dim - 1`: first all cosines of p·ωᵢ, then all sines.
+  // hint: `Math.fround` rounds to float32, and so does storing in a Float32Array. First write it without.
   const half = dim / 2;
   const table = new Float32Array(positions * dim);
   const frequencies = Float32Array.from(
@@ -25,6 +29,7 @@ export function rotaryTable(positions: number, dim: number, theta: number): Floa
     }
   }
   return table;
+  // end solution
 }
 
 /**

@@ -1,4 +1,4 @@
-import type { Sequence } from '#nano/engine/sequence';
+import type { StepSequence } from '#nano/engine/step';
 import type { SampleArgs } from '#nano/tensor/kernels';
 import type { Ops } from '#nano/tensor/ops';
 import type { Tensor } from '#nano/tensor/tensor';
@@ -20,8 +20,17 @@ export class Sampler {
     return this.ops.sample(logits, args);
   }
 
-  /** Writes what the sequences ask for into the first rows. Rows that are left are padding: greedy, the cheapest. */
-  fill(values: SampleValues, seqs: readonly Sequence[]): void {
+  /**
+   * Writes what the sequences ask for into the first rows, `seqs[b]` into row b: its temperature, topK (cut to the largest int32),
+   * topP and minP, its seed, and as `position` the index of the token to be drawn within its output. With the token's id, the
+   * last two are all that the noise depends on: not the row, not the batch, not what was drawn before. Rows that are left are
+   * padding: temperature 0, greedy, the cheapest.
+   */
+  fill(values: SampleValues, seqs: readonly StepSequence[]): void {
+    // solution 5.3 (about 10 lines)
+    // hint: A sequence has as many output tokens as `numOutputTokens` says; what is the index of the next?
+    // hint: An Int32Array keeps the low 32 bits of what it is given: which topK would become -1?
+    // hint: Only `temperature` of the rows that are left counts. `this.fillSeed` writes the seed.
     for (let b = 0; b < seqs.length; b++) {
       const { temperature, topK, topP, minP } = seqs[b].samplingParams;
       values.temperature[b] = temperature;
@@ -32,6 +41,7 @@ export class Sampler {
       values.position[b] = seqs[b].numOutputTokens;
     }
     values.temperature.fill(0, seqs.length);
+    // end solution
   }
 
   /** What `make` makes for each parameter: a tensor, an array. */
@@ -49,9 +59,21 @@ export class Sampler {
     };
   }
 
-  /** 64 bits: the request's own seed, or the engine's seed with the request's number in the marked upper word. */
-  private fillSeed(words: Float32Array | Int32Array, b: number, { samplingParams: { seed }, requestIndex }: Sequence) {
+  /**
+   * Writes the 64-bit seed of row b: its low word into `words[2b]`, its high word into `words[2b + 1]`. A request's own seed is
+   * written as it is. A request without one gets the low word of the engine's seed, and as high word its `requestIndex` with the
+   * top bit set: no own seed is that large, so the two kinds never meet.
+   */
+  private fillSeed(
+    words: Float32Array | Int32Array,
+    b: number,
+    { samplingParams: { seed }, requestIndex }: StepSequence,
+  ) {
+    // solution 5.3 (about 2 lines)
+    // hint: Seeds go up to 2^53 - 1, and `>> 32` does nothing in JavaScript: bit operators see only 32 bits. Divide.
+    // hint: 0 is a seed like any other; only undefined means that the request has none.
     words[2 * b] = ((seed ?? this.engineSeed) % 2 ** 32) | 0;
     words[2 * b + 1] = seed !== undefined ? Math.floor(seed / 2 ** 32) : 0x80000000 | requestIndex;
+    // end solution
   }
 }

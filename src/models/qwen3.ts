@@ -1,7 +1,7 @@
 import { Attention, type KvCache } from '#nano/layers/attention';
-import { LMHead, VocabEmbedding } from '#nano/layers/embed-head';
+import { ParallelLMHead, VocabParallelEmbedding } from '#nano/layers/embed-head';
 import { RMSNorm } from '#nano/layers/layernorm';
-import { Linear } from '#nano/layers/linear';
+import { MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear } from '#nano/layers/linear';
 import type { Parameter } from '#nano/layers/parameter';
 import { RotaryEmbedding } from '#nano/layers/rotary-embedding';
 import type { ModelConfig } from '#nano/models/model-config';
@@ -19,10 +19,13 @@ export interface BuildOptions {
   readonly maxModelLen: number;
 }
 
-/** Self-attention with grouped key/value heads, and Qwen3's normalisation of each query and key head. */
+/**
+ * Self-attention with grouped key/value heads, and Qwen3's normalisation of each query and key head. On several ranks each has
+ * some of the heads.
+ */
 class Qwen3Attention {
-  private readonly qkvProj: Linear;
-  private readonly oProj: Linear;
+  private readonly qkvProj: QKVParallelLinear;
+  private readonly oProj: RowParallelLinear;
   private readonly qNorm: RMSNorm;
   private readonly kNorm: RMSNorm;
   readonly attn: Attention;
@@ -31,38 +34,38 @@ class Qwen3Attention {
     ops: Ops,
     name: string,
     private readonly config: ModelConfig,
-    options: BuildOptions,
+    { dtype, attnBackend }: BuildOptions,
     private readonly rotary: RotaryEmbedding,
   ) {
-    const { hiddenSize, numAttentionHeads, numKeyValueHeads, headDim, attentionBias, rmsNormEps } = config;
-    const [q, kv] = [numAttentionHeads * headDim, numKeyValueHeads * headDim];
-    this.qkvProj = new Linear(
-      ops,
-      hiddenSize,
-      [
-        { name: `${name}.q_proj`, outputs: q },
-        { name: `${name}.k_proj`, outputs: kv },
-        { name: `${name}.v_proj`, outputs: kv },
-      ],
-      options.dtype,
-      attentionBias,
-    );
-    this.oProj = new Linear(ops, q, [{ name: `${name}.o_proj`, outputs: hiddenSize }], options.dtype, attentionBias);
+    const { hiddenSize, numAttentionHeads, headDim, attentionBias: hasBias, rmsNormEps } = config;
+    this.qkvProj = new QKVParallelLinear(ops, hiddenSize, name, config, { dtype, hasBias });
+    const output = { name: `${name}.o_proj`, outputs: hiddenSize };
+    this.oProj = new RowParallelLinear(ops, numAttentionHeads * headDim, output, { dtype, hasBias });
     this.qNorm = new RMSNorm(ops, `${name}.q_norm`, headDim, rmsNormEps);
     this.kNorm = new RMSNorm(ops, `${name}.k_norm`, headDim, rmsNormEps);
-    this.attn = new Attention(ops, headDim, options.attnBackend);
+    this.attn = new Attention(ops, headDim, attnBackend);
   }
 
-  /** `residual[T, H] += attention(norm(residual))` */
+  /**
+   * `residual[T, H] += o_proj(attention(q, k, v))`, with q, k and v projected from `norm(residual)`. A row of what `qkvProj` gives is
+   * all query heads, then all key heads, then all value heads, of `headDim` numbers each.
+   */
   forward(positions: Tensor, residual: Tensor, norm: RMSNorm, context: Context): void {
-    const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = this.config;
+    // solution 2.6 (about 9 lines)
+    // hint: The projection knows how many heads this rank has: `qkvProj.numHeads` and `numKvHeads`; `config.headDim` is their size.
+    // hint: Cut q, k and v out with `columns(first, count)` and `splitHeads(heads)`: views, no copies.
+    // hint: `attn.forward` normalises and rotates q and k itself: it only needs to be given qNorm, kNorm, rotary and positions.
+    // hint: It returns `[T, heads, headDim]`; `mergeHeads()` is the inverse of `splitHeads`. Look at what `oProj.addTo` does.
+    const { numHeads: heads, numKvHeads: kvHeads } = this.qkvProj;
+    const { headDim } = this.config;
     const qkv = this.qkvProj.forward(norm.forward(residual));
     const q = qkv.columns(0, heads * headDim).splitHeads(heads);
     const k = qkv.columns(heads * headDim, kvHeads * headDim).splitHeads(kvHeads);
     const v = qkv.columns((heads + kvHeads) * headDim, kvHeads * headDim).splitHeads(kvHeads);
     const { qNorm, kNorm, rotary } = this;
     const attended = this.attn.forward(q, k, v, { qNorm, kNorm, rotary, positions }, context);
-    this.oProj.forward(attended.mergeHeads(), { addTo: residual });
+    this.oProj.addTo(residual, attended.mergeHeads());
+    // end solution
   }
 
   parameters(): Parameter[] {
@@ -70,29 +73,26 @@ class Qwen3Attention {
   }
 }
 
-/** SwiGLU feed-forward: widen, gate, narrow. */
+/** SwiGLU feed-forward: widen, gate, narrow. On several ranks each has some of the wide middle. */
 class Qwen3MLP {
-  private readonly gateUpProj: Linear;
-  private readonly downProj: Linear;
+  private readonly gateUpProj: MergedColumnParallelLinear;
+  private readonly downProj: RowParallelLinear;
 
   constructor(ops: Ops, name: string, config: ModelConfig, dtype: FloatDType) {
     const { hiddenSize, intermediateSize } = config;
-    this.gateUpProj = new Linear(
-      ops,
-      hiddenSize,
-      [
-        { name: `${name}.gate_proj`, outputs: intermediateSize },
-        { name: `${name}.up_proj`, outputs: intermediateSize },
-      ],
-      dtype,
-    );
-    this.downProj = new Linear(ops, intermediateSize, [{ name: `${name}.down_proj`, outputs: hiddenSize }], dtype);
+    const wide = ['gate', 'up'].map((part) => ({ name: `${name}.${part}_proj`, outputs: intermediateSize }));
+    const narrow = { name: `${name}.down_proj`, outputs: hiddenSize };
+    this.gateUpProj = new MergedColumnParallelLinear(ops, hiddenSize, wide, { dtype });
+    this.downProj = new RowParallelLinear(ops, intermediateSize, narrow, { dtype });
   }
 
-  /** `residual[T, H] += mlp(norm(residual))` */
+  /** `residual[T, H] += down(silu(gate(x)) · up(x))`, with x = norm(residual) */
   forward(residual: Tensor, norm: RMSNorm): void {
+    // solution 2.6 (2 lines)
+    // hint: `gateUpProj` is gate and up in one; its `forward` has an option for what happens between the two halves.
     const gated = this.gateUpProj.forward(norm.forward(residual), { siluAndMul: true });
-    this.downProj.forward(gated, { addTo: residual });
+    this.downProj.addTo(residual, gated);
+    // end solution
   }
 
   parameters(): Parameter[] {
@@ -133,9 +133,13 @@ class Qwen3DecoderLayer {
     return this.selfAttn.attn;
   }
 
+  /** Attention, then MLP: each reads `residual[T, H]` through its own norm, adds to it in place, and has a scope of its own. */
   forward(positions: Tensor, residual: Tensor, context: Context): void {
+    // solution 2.6 (2 lines)
+    // hint: What `this.ops.scope(() => …)` allocates is given back when it ends. The residual is older, and stays.
     this.ops.scope(() => this.selfAttn.forward(positions, residual, this.inputLayernorm, context));
     this.ops.scope(() => this.mlp.forward(residual, this.postAttentionLayernorm));
+    // end solution
   }
 
   parameters(): Parameter[] {
@@ -147,10 +151,10 @@ class Qwen3DecoderLayer {
 
 /** Qwen3 (dense): embedding, decoder layers, final norm, LM head (Qwen3 technical report, 2025). */
 export class Qwen3ForCausalLM {
-  private readonly embedTokens: VocabEmbedding;
+  private readonly embedTokens: VocabParallelEmbedding;
   private readonly layers: Qwen3DecoderLayer[];
   private readonly norm: RMSNorm;
-  private readonly lmHead: LMHead;
+  private readonly lmHead: ParallelLMHead;
 
   constructor(
     ops: Ops,
@@ -159,14 +163,14 @@ export class Qwen3ForCausalLM {
   ) {
     const { vocabSize, hiddenSize, rmsNormEps, headDim, ropeTheta } = config;
     const rotary = new RotaryEmbedding(ops, headDim, options.maxModelLen, ropeTheta);
-    this.embedTokens = new VocabEmbedding(ops, 'model.embed_tokens', vocabSize, hiddenSize, options.dtype);
+    this.embedTokens = new VocabParallelEmbedding(ops, 'model.embed_tokens', vocabSize, hiddenSize, options.dtype);
     this.layers = Array.from(
       { length: config.numHiddenLayers },
       (_, i) => new Qwen3DecoderLayer(ops, `model.layers.${i}`, config, options, rotary),
     );
     this.norm = new RMSNorm(ops, 'model.norm', hiddenSize, rmsNormEps);
     const tied = config.tieWordEmbeddings ? this.embedTokens.weight : null;
-    this.lmHead = new LMHead(ops, 'lm_head', vocabSize, hiddenSize, options.dtype, tied);
+    this.lmHead = new ParallelLMHead(ops, 'lm_head', vocabSize, hiddenSize, options.dtype, tied);
   }
 
   /** Gives layer i its part of the cache. */
@@ -176,9 +180,12 @@ export class Qwen3ForCausalLM {
 
   /** Token ids and positions, int32 `[T]` → final hidden states `[T, H]`. */
   forward(inputIds: Tensor, positions: Tensor, context: Context): Tensor {
+    // solution 2.6 (3 lines)
+    // hint: The embedding begins the residual stream, every layer adds to it in place, the norm ends it.
     const residual = this.embedTokens.forward(inputIds);
     for (const layer of this.layers) layer.forward(positions, residual, context);
     return this.norm.forward(residual);
+    // end solution
   }
 
   /** `[B, H]` → logits `[B, V]`. */

@@ -1,5 +1,5 @@
 import { ReferenceBackend } from '#nano/backends/reference/index';
-import { BackendError, ModelError } from '#nano/errors';
+import { BackendError, ConfigError, ModelError } from '#nano/errors';
 import type { ModelFiles, RandomAccessFile } from '#nano/platform/files';
 import type { Platform } from '#nano/platform/platform';
 
@@ -58,7 +58,15 @@ export const platform: Platform = {
     if (name === 'auto' || name === 'reference') return new ReferenceBackend();
     throw new BackendError(`Backend '${name}' needs native code and cannot run in a browser. Use 'reference'.`);
   },
+  async open(_model, { backend: name, tensorParallelSize }) {
+    if (tensorParallelSize > 1) {
+      throw new ConfigError(`tensorParallelSize ${tensorParallelSize} needs Node: a browser has one rank. Use 1.`);
+    }
+    const backend = this.createBackend(name);
+    return { backend, place: {}, close: async () => backend.close() };
+  },
   kvCacheBudget: () => 2 ** 28,
+  launchedRanks: () => undefined,
   env: () => undefined,
   showStatus: () => {},
   yieldToEventLoop: () =>

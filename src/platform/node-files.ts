@@ -1,3 +1,4 @@
+import { readSync } from 'node:fs';
 import { type FileHandle, open, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { ModelError } from '#nano/errors';
@@ -60,6 +61,8 @@ export class FolderFiles implements ModelFiles {
 
 // Node refuses to read 2 GiB or more at once.
 const MAX_READ = 2 ** 30;
+// Below this, sending a thread to read takes longer than reading: a rank reads a piece of every row of half of its weights.
+const SMALL_READ = 2 ** 16;
 
 class NodeFile implements RandomAccessFile {
   constructor(
@@ -72,7 +75,11 @@ class NodeFile implements RandomAccessFile {
     let done = 0;
     while (done < into.byteLength) {
       const length = Math.min(into.byteLength - done, MAX_READ);
-      const { bytesRead } = await this.handle.read(into, done, length, offset + done);
+      const at = offset + done;
+      const bytesRead =
+        length < SMALL_READ
+          ? readSync(this.handle.fd, into, done, length, at)
+          : (await this.handle.read(into, done, length, at)).bytesRead;
       if (bytesRead === 0) {
         throw new ModelError(
           `${this.name} ends at byte ${offset + done}; ${into.byteLength} bytes from ${offset} on were expected. ` +

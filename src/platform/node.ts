@@ -4,8 +4,10 @@ import { resolve } from 'node:path';
 import { createCpuBackend } from '#nano/backends/cpu';
 import { CudaBackend, createCudaBackend } from '#nano/backends/cuda';
 import { ReferenceBackend } from '#nano/backends/reference/index';
+import { rankFromEnv } from '#nano/distributed/rank-env';
 import { BackendError, ModelError } from '#nano/errors';
 import { FolderFiles } from '#nano/platform/node-files';
+import { openRanks } from '#nano/platform/node-ranks';
 import type { Platform } from '#nano/platform/platform';
 import type { Backend } from '#nano/tensor/kernels';
 import { downloadModel } from '#nano/utils/hub';
@@ -27,17 +29,18 @@ export const platform: Platform = {
     return FolderFiles.open(folder);
   },
 
-  createBackend(name, { batchInvariant } = {}) {
+  createBackend(name, { batchInvariant, device, ranksOnHost = 1 } = {}) {
     const { env } = process;
     if (name === 'reference') return new ReferenceBackend();
     const cuda = () =>
       createCudaBackend({
+        device,
         batchInvariant,
         programmatic: env.NANOVLLM_CUDA_PDL !== '0',
         prefill: env.NANOVLLM_CUDA_PREFILL,
         decode: env.NANOVLLM_CUDA_DECODE,
       });
-    const cpu = () => createCpuBackend({ isa: env.NANOVLLM_CPU_ISA, threads: env.NANOVLLM_NUM_THREADS });
+    const cpu = () => createCpuBackend({ isa: env.NANOVLLM_CPU_ISA, threads: env.NANOVLLM_NUM_THREADS, ranksOnHost });
     if (name === 'cuda') return cuda();
     if (name === 'cpu') return cpu();
     // Whoever chose an instruction set, or an attention kernel, means the backend that has it.
@@ -48,14 +51,17 @@ export const platform: Platform = {
     return (env.NANOVLLM_CPU_ISA ? cpu() : unlessMissing(cpu)) ?? new ReferenceBackend();
   },
 
-  kvCacheBudget(backend, gpuMemoryUtilization) {
+  open: openRanks,
+
+  kvCacheBudget(backend, gpuMemoryUtilization, { ranksOnHost = 1 } = {}) {
     if (backend instanceof CudaBackend) {
       const { free, total } = backend.memoryInfo();
       return Math.max(0, free - (1 - gpuMemoryUtilization) * total);
     }
-    return backend.name === 'reference' ? GIB / 2 : Math.min(4 * GIB, 0.4 * freemem());
+    return (backend.name === 'reference' ? GIB / 2 : Math.min(4 * GIB, 0.4 * freemem())) / ranksOnHost;
   },
 
+  launchedRanks: () => rankFromEnv()?.worldSize,
   env: (name) => process.env[name],
 
   showStatus(line) {

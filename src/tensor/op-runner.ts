@@ -1,3 +1,4 @@
+import { ALONE, type ProcessGroup } from '#nano/distributed/process-group';
 import { InvalidTensorError } from '#nano/errors';
 import { Arena } from '#nano/tensor/arena';
 import type { FloatDType } from '#nano/tensor/dtype';
@@ -21,10 +22,11 @@ export class OpRunner {
   /** What activations are kept in. */
   readonly activationDType: FloatDType;
 
-  /** `dtype` is the model's. */
+  /** `dtype` is the model's. `group`: the ranks that run the same operations on their shards. */
   constructor(
     readonly backend: Backend,
     dtype: FloatDType,
+    readonly group: ProcessGroup = ALONE,
   ) {
     this.activationDType = backend.activationDType(dtype);
     this.arena = this.measuringArena();

@@ -44,10 +44,11 @@ export interface LinearOptions {
  * and calls the backend's kernel. Shapes and meanings are documented at `Kernels` (`kernels.ts`).
  */
 export class Ops extends OpRunner {
-  embedding(ids: Tensor, weight: Tensor): Tensor {
+  /** `firstRow`: of a weight that is a shard. */
+  embedding(ids: Tensor, weight: Tensor, firstRow: number | null = null): Tensor {
     const { T, H } = match('embedding', { ids: [ids, ['T'], 'int32'], weight: [weight, ['V', 'H']] });
     const out = this.empty([T, H]);
-    this.run((k) => k.embedding(out, ids, weight));
+    this.run((k) => k.embedding(out, ids, weight, firstRow));
     return out;
   }
 
@@ -213,6 +214,25 @@ export class Ops extends OpRunner {
     });
     const out = this.empty([B], 'int32');
     this.run((k) => k.sample(out, logits, args));
+    return out;
+  }
+
+  /** In place: the sum of all ranks' `x`. */
+  allReduce(x: Tensor): void {
+    if (this.group.worldSize > 1) this.run(() => this.group.allReduce(x));
+  }
+
+  /** Each rank's `[B, W]` → the first `columns` columns of all, side by side: `[B, columns]`. */
+  allGatherColumns(x: Tensor, columns: number): Tensor {
+    const { worldSize } = this.group;
+    if (worldSize === 1) return x;
+    const { B, W } = match('allGatherColumns', { x: [x, ['B', 'W']] });
+    const out = this.empty([B, columns], x.dtype);
+    this.scope(() => {
+      const parts = this.empty([worldSize, B, W], x.dtype);
+      this.run(() => this.group.allGather(parts, x));
+      this.run((k) => k.concatColumns(out, parts));
+    });
     return out;
   }
 

@@ -1,3 +1,4 @@
+import type { Shard } from '#nano/distributed/shards';
 import { ModelError } from '#nano/errors';
 import type { ModelFiles } from '#nano/platform/files';
 import { DTYPE_BYTES, type FloatDType } from '#nano/tensor/dtype';
@@ -18,10 +19,12 @@ const FLOAT_DTYPES: Readonly<Record<string, FloatDType>> = { F32: 'float32', BF1
  */
 export type ConsumeRows = (firstRow: number, bytes: Uint8Array, dtype: FloatDType) => void;
 
-/** Which rows of a tensor to read: all of them unless told otherwise. A rank of a parallel model reads its share. */
+/** Which part of a tensor to read: all of it unless told otherwise. A rank of a parallel model reads its shard. */
 export interface RowRange {
   firstRow?: number;
   rows?: number;
+  /** Of a matrix: these columns of each row. */
+  columns?: Shard;
 }
 
 /** The weights of a model, over however many files they are spread. */
@@ -55,8 +58,8 @@ export class Checkpoint {
   }
 
   /**
-   * Reads whole rows, a row being everything under one index of the first dimension, and hands them
-   * on in order, in chunks of at most STAGING_BYTES (or one row, where a row is larger).
+   * Reads rows, a row being everything under one index of the first dimension, or some columns of them, and hands
+   * them on in order, in chunks of at most STAGING_BYTES (or one row, where a row is larger).
    *
    * Why not read a tensor at once: it would lie in memory twice, here and where it is going, and
    * the largest (the embedding of Qwen3-8B) has over a gigabyte.
@@ -67,7 +70,7 @@ export class Checkpoint {
   async streamRows(
     tensor: string,
     expectedShape: readonly number[],
-    { firstRow = 0, rows }: RowRange,
+    { firstRow = 0, rows, columns }: RowRange,
     consume: ConsumeRows,
   ): Promise<void> {
     const { dtype: stored, shape } = this.info(tensor);
@@ -92,24 +95,37 @@ export class Checkpoint {
     if (lastRow > allRows) {
       throw new ModelError(`'${tensor}' in ${this.name} has ${allRows} rows; asked for ${firstRow} to ${lastRow}.`);
     }
-    const rowBytes = shape.slice(1).reduce((product, dim) => product * dim, DTYPE_BYTES[dtype]);
-    if (rowBytes > 0) await this.stream(tensor, firstRow, lastRow, rowBytes, (at, bytes) => consume(at, bytes, dtype));
+    const width = shape.slice(1).reduce((product, dim) => product * dim, 1);
+    const { first, count } = columns ?? { first: 0, count: width };
+    if (!(Number.isInteger(first) && Number.isInteger(count) && 0 <= first && 0 <= count && first + count <= width)) {
+      throw new ModelError(`'${tensor}' has ${width} columns; asked for ${count} from column ${first} on.`);
+    }
+    const bytes = DTYPE_BYTES[dtype];
+    const part = { rowBytes: width * bytes, skip: first * bytes, take: count * bytes };
+    if (part.take > 0) await this.stream(tensor, firstRow, lastRow, part, (at, chunk) => consume(at, chunk, dtype));
   }
 
+  /** Of each row of `rowBytes`, the `take` bytes behind the first `skip`. */
   private async stream(
     tensor: string,
     firstRow: number,
     lastRow: number,
-    rowBytes: number,
+    { rowBytes, skip, take }: { rowBytes: number; skip: number; take: number },
     consume: (firstRow: number, bytes: Uint8Array) => void,
   ): Promise<void> {
-    const rowsPerChunk = Math.min(lastRow - firstRow, Math.max(1, Math.floor(STAGING_BYTES / rowBytes)));
-    const staging = this.takeStaging(rowsPerChunk * rowBytes);
+    const rowsPerChunk = Math.min(lastRow - firstRow, Math.max(1, Math.floor(STAGING_BYTES / take)));
+    const staging = this.takeStaging(rowsPerChunk * take);
+    const read = (byte: number, into: Uint8Array) => this.readerOf.get(tensor)?.readRange(tensor, byte, into);
     try {
       for (let row = firstRow; row < lastRow; row += rowsPerChunk) {
-        const bytes = staging.subarray(0, Math.min(rowsPerChunk, lastRow - row) * rowBytes);
-        await this.readerOf.get(tensor)?.readRange(tensor, row * rowBytes, bytes);
-        consume(row, bytes);
+        const rows = Math.min(rowsPerChunk, lastRow - row);
+        const chunk = staging.subarray(0, rows * take);
+        if (take === rowBytes) await read(row * rowBytes, chunk);
+        else {
+          const pieces = Array.from({ length: rows }, (_, i) => chunk.subarray(i * take, (i + 1) * take));
+          await Promise.all(pieces.map((piece, i) => read((row + i) * rowBytes + skip, piece)));
+        }
+        consume(row, chunk);
       }
     } finally {
       this.staging = staging;

@@ -1,11 +1,12 @@
+import { localShape } from '#nano/layers/parameter';
 import type { CausalLM } from '#nano/models/registry';
 import { bfloat16Bits, type FloatDType } from '#nano/tensor/dtype';
 import type { Backend } from '#nano/tensor/kernels';
 import type { Checkpoint } from '#nano/utils/checkpoint';
 
 /**
- * Streams every tensor the model asks for from the checkpoint into the backend's memory, a few rows at a time: the
- * weights exist once, in their final place, and only a staging buffer beside them.
+ * Streams every tensor the model asks for, or this rank's shard of it, from the checkpoint into the backend's memory, a few rows at a
+ * time: the weights exist once, in their final place, and only a staging buffer beside them.
  *
  * @throws ModelError when a tensor is missing or has another shape than the config says.
  */
@@ -16,9 +17,11 @@ export async function loadWeights(
   onProgress?: (loaded: number, total: number) => void,
 ): Promise<void> {
   const parameters = model.parameters();
-  for (const [i, { name, shape, tensor, firstRow }] of parameters.entries()) {
-    await checkpoint.streamRows(name, shape, {}, (row: number, bytes: Uint8Array, dtype: FloatDType) =>
-      backend.loadRows(tensor, firstRow + row, bytes, dtype),
+  for (const [i, { name, shape, tensor, firstRow, rows, columns }] of parameters.entries()) {
+    const range = { firstRow: rows?.first, rows: rows?.count, columns };
+    const target = firstRow - (rows?.first ?? 0);
+    await checkpoint.streamRows(name, shape, range, (row: number, bytes: Uint8Array, dtype: FloatDType) =>
+      backend.loadRows(tensor, target + row, bytes, dtype),
     );
     onProgress?.(i + 1, parameters.length);
   }
@@ -31,7 +34,9 @@ export async function loadWeights(
 export function loadDummyWeights(model: CausalLM, backend: Backend, seed: number): void {
   const noise = uniformBits(1 << 20, seed);
   const scaledFor = new Map<number, Uint16Array>();
-  for (const { shape, tensor, firstRow } of model.parameters()) {
+  for (const parameter of model.parameters()) {
+    const { tensor, firstRow } = parameter;
+    const shape = localShape(parameter);
     if (shape.length === 1) {
       const ones = new Float32Array(shape[0]).fill(1);
       backend.loadRows(tensor, firstRow, new Uint8Array(ones.buffer), 'float32');

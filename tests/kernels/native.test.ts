@@ -170,12 +170,46 @@ describe.each(isas)('%s', (isa) => {
       const w = normals(v * h, dtype);
       const ids = [0, 36, 15, 16, 7, 7];
       const out = poisoned(native, [ids.length, h]);
-      native.embedding(out, ints(native, ...ids), weightOf(native, w, [v, h], dtype));
+      native.embedding(out, ints(native, ...ids), weightOf(native, w, [v, h], dtype), null);
       expect(await native.read(out)).toEqual(
         Float32Array.from(ids.flatMap((id) => [...w.subarray(id * h, id * h + h)])),
       );
-      native.embedding(out, ints(native, ...ids), put(native, w, [v, h], dtype));
+      native.embedding(out, ints(native, ...ids), put(native, w, [v, h], dtype), null);
       expect((await native.read(out)).subarray(h, h + 3)).toEqual(w.subarray(36 * h, 36 * h + 3));
+    });
+
+    test('embedding of a shard: the rows it has, and zeros for all others', async () => {
+      for (const [rows, h] of [
+        [37, 45],
+        [16, 8],
+        [1, 100],
+        [50, 32],
+      ]) {
+        const firstRow = below(2 * rows);
+        const w = normals(rows * h, dtype);
+        const edges = [firstRow - 1, firstRow, firstRow + rows - 1, firstRow + rows, -1, 2 ** 31 - 1, -(2 ** 31)];
+        const ids = [...edges, ...Array.from({ length: 60 }, () => below(firstRow + 2 * rows))];
+        for (const isPacked of [true, false]) {
+          await compare(native, 1e-30, (backend) => {
+            const weight = isPacked ? weightOf(backend, w, [rows, h], dtype) : put(backend, w, [rows, h], dtype);
+            const out = poisoned(backend, [ids.length, h]);
+            backend.embedding(out, ints(backend, ...ids), weight, firstRow);
+            return out;
+          });
+        }
+      }
+      // The reference itself: two shards' rows add up to the whole table's.
+      const reference = new ReferenceBackend();
+      const w = normals(30 * 8, dtype);
+      const ids = ints(reference, 0, 29, 12, 11, 13);
+      const lookUp = async (first: number, count: number, firstRow: number | null) => {
+        const out = poisoned(reference, [5, 8]);
+        const part = w.slice(first * 8, (first + count) * 8);
+        reference.embedding(out, ids, put(reference, part, [count, 8], dtype), firstRow);
+        return reference.read(out);
+      };
+      const [low, high] = [await lookUp(0, 12, 0), await lookUp(12, 18, 12)];
+      expect(low.map((x, i) => x + high[i])).toEqual(await lookUp(0, 30, null));
     });
 
     test('rows load in any pieces, from any dtype', async () => {
@@ -196,7 +230,7 @@ describe.each(isas)('%s', (isa) => {
           native.loadRows(weight, from, checkpoint.subarray(from * width, to * width), source);
         }
         const out = poisoned(native, [n, k]);
-        native.embedding(out, ints(native, ...Array(n).keys()), weight);
+        native.embedding(out, ints(native, ...Array(n).keys()), weight, null);
         expect(await native.read(out)).toEqual(values.map((x) => roundTo(dtype, x)));
       }
     });
@@ -247,6 +281,62 @@ describe.each(isas)('%s', (isa) => {
       expect(Math.abs(y[1])).toBeLessThan(1e-30);
       expect([...y.subarray(3, 7)]).toEqual([-0, 0, 90, 1000]);
       expect(y[7]).toBeNaN();
+    });
+
+    test.each([
+      [1, 2, 5, 10],
+      [3, 2, 5, 9],
+      [70, 4, 33, 130],
+      [2, 8, 300, 1805], // nothing of the last part is left
+      [5, 3, 16, 0],
+      [0, 2, 4, 8],
+    ])('%i rows of %i parts, %i columns each, side by side: %i columns', async (rows, n, width, columns) => {
+      const parts = normals(n * rows * width);
+      const expected = Float32Array.from({ length: rows * columns }, (_, i) => {
+        const [row, column] = [Math.floor(i / columns), i % columns];
+        return parts[(Math.floor(column / width) * rows + row) * width + (column % width)];
+      });
+      for (const backend of [native, new ReferenceBackend()]) {
+        const wide = poisoned(backend, [rows, columns + 7]);
+        const dense = poisoned(backend, [rows, columns]);
+        const from = put(backend, parts, [n, rows, width]);
+        for (const out of [wide.columns(3, columns), dense]) backend.concatColumns(out, from);
+        expectSameBits(await backend.read(dense), expected, backend.name);
+        const kept = await backend.read(wide); // columns beside the output are untouched
+        expect(kept.filter(Number.isNaN)).toHaveLength(rows * 7);
+        expectSameBits(
+          kept.filter((x) => !Number.isNaN(x)),
+          expected,
+          backend.name,
+        );
+      }
+    });
+
+    test('numbers are copied out at once, into shared memory too', () => {
+      for (const backend of [native, new ReferenceBackend()]) {
+        const values = normals(60);
+        const rows = new Tensor(put(backend, values, [6, 10]).storage, [2, 10], 'float32', undefined, 30);
+        const shared = new Float32Array(new SharedArrayBuffer(4 * 25), 4, 20).fill(NaN);
+        backend.copyOut(rows, shared);
+        expectSameBits(shared.slice(), values.slice(30, 50), backend.name);
+        const doubled = shared.map((x) => 2 * x);
+        shared.set(doubled);
+        backend.write(rows, shared);
+        backend.copyOut(rows, shared.fill(NaN));
+        expectSameBits(shared.slice(), doubled, backend.name);
+        const counts = new Int32Array(3);
+        backend.copyOut(ints(backend, 7, -8, 9), counts);
+        expect([...counts]).toEqual([7, -8, 9]);
+
+        expect(() => backend.copyOut(rows, new Float32Array(19))).toThrow(/copyOut: expected 20 float32.*got 19/);
+        expect(() => backend.copyOut(rows, new Int32Array(20))).toThrow(/copyOut: expected 20 float32.*an Int32Array/);
+        expect(() => backend.copyOut(rows.columns(0, 4), new Float32Array(8))).toThrow(/\[2,4\] must be contiguous/);
+        for (const wrong of [new Float32Array(19), new Int32Array(20)])
+          expect(() => backend.copyOut(rows, wrong)).toThrow(InvalidTensorError);
+      }
+      expect(() => native.copyOut(native.allocate([4], 'bfloat16'), new Float32Array(4))).toThrow(
+        /copyOut: expected a float32 or int32 tensor, got \[4\] bfloat16/,
+      );
     });
 
     test.each(DTYPES)('key/value cache of %s: rounds, scatters, skips slot -1', async (dtype) => {
@@ -442,9 +532,9 @@ describe('lifetime and errors', () => {
       });
     const bad: Record<string, () => void> = {
       'embedding: Expected values from 0 to 7 for ids but received 8': () =>
-        backend.embedding(out, ints(backend, 8), x),
+        backend.embedding(out, ints(backend, 8), x, null),
       'embedding: Expected values from 0 to 7 for ids but received -1': () =>
-        backend.embedding(out, ints(backend, -1), x),
+        backend.embedding(out, ints(backend, -1), x, null),
       'gatherRows: Expected values from 0 to 7 for rows': () => backend.gatherRows(out, x, ints(backend, 8)),
       'rotaryEmbedding: Expected values from 0 to 7 for positions': () =>
         backend.rotaryEmbedding(one, one, ints(backend, 8), x),
@@ -463,6 +553,17 @@ describe('lifetime and errors', () => {
           maxSeqlenQ: 2,
           maxSeqlenK: 2,
         }),
+      'concatColumns: Expected at most 32 for columns of out but received 33': () =>
+        backend.concatColumns(backend.allocate([4, 33], 'float32'), backend.allocate([2, 4, 16], 'float32')),
+      'concatColumns: Expected size 4 for rows of out but received 3': () =>
+        backend.concatColumns(backend.allocate([3, 32], 'float32'), backend.allocate([2, 4, 16], 'float32')),
+      'concatColumns: Expected float32 for parts': () =>
+        backend.concatColumns(backend.allocate([4, 32], 'float32'), backend.allocate([2, 4, 16], 'int32')),
+      'concatColumns: Expected a contiguous tensor for parts': () =>
+        backend.concatColumns(
+          backend.allocate([4, 8], 'float32'),
+          backend.allocate([2, 4, 16], 'float32').columns(0, 4),
+        ),
       'linear: weight must come from allocateWeight': () => backend.linear(out, out, x, PLAIN),
       'linear: Expected float32 for x': () => backend.linear(out, ints(backend, 1), x, PLAIN),
     };
@@ -470,6 +571,11 @@ describe('lifetime and errors', () => {
       expect(act, message).toThrow(InvalidTensorError);
       expect(act).toThrow(message.replace('float32 for x', '2 dimensions for x'));
     }
+    const reference = new ReferenceBackend();
+    const floats = (...shape: number[]) => reference.allocate(shape, 'float32');
+    const tooLarge = ints(reference, 8);
+    expect(() => reference.embedding(floats(1, 4), tooLarge, floats(8, 4), null)).toThrow('Token id 8 is out of range');
+    expect(() => reference.concatColumns(floats(4, 33), floats(2, 4, 16))).toThrow('[2,4,16] do not fill [4,33]');
     backend.close();
   });
 

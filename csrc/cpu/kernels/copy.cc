@@ -1,4 +1,5 @@
 // The operations that only move rows: embedding, gather, writing the KV cache.
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/kernels/ops.h"
@@ -33,12 +34,15 @@ NANO_INLINE void copyRow(To* out, const From* in, int64_t n) {
 
 }  // namespace
 
-void embedding(Context& ctx, const TensorView& out, const TensorView& ids, const TensorView& weight) {
+void embedding(Context& ctx, const TensorView& out, const TensorView& ids, const TensorView& weight,
+               int64_t firstRow) {
   const int64_t n = out.size[1];
   forEachRow(ctx, out.size[0], n, [&](int64_t t) {
     float* const row = out.f32() + t * out.stride[0];
-    const int64_t id = ids.i32()[t];
-    if (weight.layout == Layout::kPacked) {
+    const int64_t id = ids.i32()[t] - firstRow;
+    if (id < 0 || id >= weight.size[0]) {
+      memset(row, 0, n * sizeof(float));
+    } else if (weight.layout == Layout::kPacked) {
       unpackRow(row, weight, id);
     } else {
       withFloatType(weight.dtype, [&](auto* type) {

@@ -6,7 +6,8 @@
 namespace nanovllm {
 namespace NANO_ISA {
 
-void embedding(Context&, const TensorView& out, const TensorView& ids, const TensorView& weight);
+void embedding(Context&, const TensorView& out, const TensorView& ids, const TensorView& weight,
+               int64_t firstRow);
 void linear(Context&, const TensorView& out, const TensorView& x, const TensorView& weight,
             const LinearEpilogue& epilogue);
 void rmsNorm(Context&, const TensorView& out, const TensorView& x, const float* weight, float eps);

@@ -7,66 +7,89 @@ import type { Tensor } from '#nano/tensor/tensor';
 /** Keys handled together by the online softmax. Tiles start at fixed key positions, whatever the query. */
 const TILE = 32;
 
-export function storeKvCache(k: Tensor, v: Tensor, kCache: Tensor, vCache: Tensor, slotMapping: Tensor): void {
-  const [, heads, dim] = k.shape;
-  const slots = kCache.shape[0] * kCache.shape[1];
-  for (const [from, cache] of [
-    [k, kCache],
-    [v, vCache],
-  ] as const) {
-    const [source, target] = [floats(from), elements(cache)];
-    const dtype = cache.dtype as FloatDType;
-    ints(slotMapping).forEach((slot, t) => {
-      if (slot === -1) return;
-      if (slot < 0 || slot >= slots)
-        throw new InvalidTensorError(`Slot ${slot} is outside the cache's ${slots} slots.`);
-      for (let h = 0; h < heads; h++) {
-        const start = from.offset + t * from.strides[0] + h * from.strides[1];
-        const at = cache.offset + (slot * heads + h) * dim;
-        for (let i = 0; i < dim; i++) target[at + i] = roundTo(dtype, source[start + i]);
-      }
-    });
-  }
-}
-
 /** One sequence's keys or values: where key j of head h starts. */
-type KeyStart = (j: number, head: number) => number;
+export type KeyStart = (j: number, head: number) => number;
 
-/** Keys lie one after the other, or wherever the block table says. */
-function keyStarts(kv: Tensor, firstKey: number, table: Int32Array | null): KeyStart {
-  if (!table) return (j, head) => kv.offset + (firstKey + j) * kv.strides[0] + head * kv.strides[1];
-  const [blocks, blockSize] = kv.shape;
-  return (j, head) => {
-    const block = table[Math.floor(j / blockSize)];
-    if (block === undefined || block < 0 || block >= blocks) {
-      throw new InvalidTensorError(`Block ${block} is outside the cache's ${blocks} blocks.`);
-    }
-    return kv.offset + block * kv.strides[0] + (j % blockSize) * kv.strides[1] + head * kv.strides[2];
-  };
-}
-
-interface Query {
+/** One query of one head. */
+export interface Query {
+  /** Its numbers are `q[qStart … qStart + dim - 1]`. */
   q: Float32Array;
   qStart: number;
+  /** Where its result goes: `dim` numbers from `outStart` on. */
   out: Float32Array;
   outStart: number;
   dim: number;
-  /** Query head h reads key head h / group. */
+  /** The key head it reads. */
   kvHead: number;
-  /** Keys this query sees: 0 … visible-1. */
+  /** Keys this query sees: 0 … visible-1. None is possible, and gives zeros. */
   visible: number;
+  /** Scores are multiplied by this before the softmax. */
   scale: number;
 }
 
-type Attend = (query: Query, k: Float32Array, kAt: KeyStart, v: Float32Array, vAt: KeyStart) => void;
+/**
+ * Attention of one query: `out = Σ pⱼ·vⱼ` over the visible keys, with p = softmax(scale · q·kⱼ). Key j's numbers are
+ * `k[kAt(j, kvHead) …]`, its value's `v[vAt(j, kvHead) …]`. Nothing beyond the last visible key may be read.
+ */
+export type Attend = (query: Query, k: Float32Array, kAt: KeyStart, v: Float32Array, vAt: KeyStart) => void;
 
 /**
- * FlashAttention's online softmax (Dao et al. 2022, algorithm 1; Milakov & Gimelshein 2018): the
- * scores are never stored. Walking over tiles of keys, it keeps the largest score so far (max), the sum of
- * exponentials relative to it (sum) and the weighted values (acc). When a tile brings a larger
- * score, what was gathered so far is scaled down by e^(old max - new max).
+ * How many keys, from key 0 on, query `i` of `queries` sees. Causal masks align at the bottom right: the queries are the
+ * last of the keys' tokens, so the last query sees every key, and each one before it one fewer.
  */
-const flash: Attend = ({ q, qStart, out, outStart, dim, kvHead, visible, scale }, k, kAt, v, vAt) => {
+function visibleKeys(i: number, queries: number, keys: number, causal: boolean): number {
+  // solution 3.4 (about 1 line)
+  // hint: Three new tokens after five cached ones: 3 queries, 8 keys. They see 6, 7 and 8 keys.
+  // hint: With more queries than keys the first see none: 0, not a negative number.
+  return causal ? Math.max(0, keys - queries + i + 1) : keys;
+  // end solution
+}
+
+/** The key head that query head `head` reads: neighbouring query heads share one (grouped-query attention). */
+function kvHeadOf(head: number, heads: number, kvHeads: number): number {
+  // solution 3.4 (about 1 line)
+  // hint: With 4 query heads and 2 key heads, query heads 0 and 1 read key head 0; 2 and 3 read key head 1.
+  return Math.floor(head / (heads / kvHeads));
+  // end solution
+}
+
+/** The textbook: all scores (kept in `scores`, which has room for them), softmax over them, weighted sum of values. */
+export const sdpaMath: (scores: Float32Array) => Attend =
+  (scores) =>
+  ({ q, qStart, out, outStart, dim, kvHead, visible, scale }, k, kAt, v, vAt) => {
+    // solution 3.4 (about 15 lines)
+    // hint: Three loops over the keys: scores and their maximum; exponentials and their sum; the weighted values.
+    // hint: `dot(q, qStart, k, kAt(j, kvHead), dim)` is q·kⱼ. Subtract the maximum before `Math.exp`, or a score
+    // hint: of 100 is infinity in float32. `out` holds old numbers: set it to zeros first.
+    let max = -Infinity;
+    for (let j = 0; j < visible; j++) {
+      scores[j] = dot(q, qStart, k, kAt(j, kvHead), dim) * scale;
+      max = Math.max(max, scores[j]);
+    }
+    let sum = 0;
+    for (let j = 0; j < visible; j++) {
+      scores[j] = Math.exp(scores[j] - max);
+      sum += scores[j];
+    }
+    out.fill(0, outStart, outStart + dim);
+    for (let j = 0; j < visible; j++) {
+      const start = vAt(j, kvHead);
+      for (let i = 0; i < dim; i++) out[outStart + i] += (scores[j] / sum) * v[start + i];
+    }
+    // end solution
+  };
+
+/**
+ * FlashAttention's online softmax (Dao et al. 2022, algorithm 1; Milakov & Gimelshein 2018): one pass over the keys, and the
+ * scores are never stored, but for one tile of them. Walking over tiles of keys, it keeps the largest score so far (max), the
+ * sum of exponentials relative to it (sum) and the weighted values (acc). When a tile brings a larger score, what was
+ * gathered so far is scaled down by e^(old max - new max).
+ */
+export const flash: Attend = ({ q, qStart, out, outStart, dim, kvHead, visible, scale }, k, kAt, v, vAt) => {
+  // solution 3.5 (about 25 lines)
+  // hint: For each tile of up to TILE keys: its scores and the new maximum; scale `sum` and `acc` by
+  // hint: e^(old max - new max); then add each key's e^(score - new max) to `sum` and its weighted value to `acc`.
+  // hint: The last tile may be shorter. At the end out = acc / sum, or zeros if there was no key.
   const acc = new Float32Array(dim);
   const scores = new Float32Array(TILE);
   let max = -Infinity;
@@ -90,28 +113,166 @@ const flash: Attend = ({ q, qStart, out, outStart, dim, kvHead, visible, scale }
     }
   }
   for (let i = 0; i < dim; i++) out[outStart + i] = sum > 0 ? acc[i] / sum : 0;
+  // end solution
 };
 
-/** The textbook: all scores, softmax over them, weighted sum of values. `gathered` holds dense copies. */
-const sdpaMath: (scoresOf: Float32Array) => Attend =
-  (scores) =>
-  ({ q, qStart, out, outStart, dim, kvHead, visible, scale }, k, kAt, v, vAt) => {
-    let max = -Infinity;
-    for (let j = 0; j < visible; j++) {
-      scores[j] = dot(q, qStart, k, kAt(j, kvHead), dim) * scale;
-      max = Math.max(max, scores[j]);
+export function storeKvCache(k: Tensor, v: Tensor, kCache: Tensor, vCache: Tensor, slotMapping: Tensor): void {
+  storeRows(k, kCache, ints(slotMapping));
+  storeRows(v, vCache, ints(slotMapping));
+}
+
+/**
+ * Writes the rows of `from[T, heads, D]` into the cache `[NB, BS, heads, D]`: row t to slot `slots[t]`, rounded as the cache's
+ * dtype rounds (`roundTo`); slot -1 skips the row. `from` is strided: head h of row t starts at
+ * `offset + t·strides[0] + h·strides[1]`. The cache is contiguous: slot after slot, head after head, from `offset` on.
+ * @throws InvalidTensorError when a slot is outside the cache.
+ */
+function storeRows(from: Tensor, cache: Tensor, slots: Int32Array): void {
+  const [, heads, dim] = from.shape;
+  const [source, target] = [floats(from), elements(cache)];
+  const dtype = cache.dtype as FloatDType;
+  // solution 3.6 (about 9 lines)
+  // hint: A slot is a place in the whole cache, block · BS + offset: slots 0 … NB·BS - 1 exist. A slot holds heads · dim
+  // hint: numbers. The message of the error names the slot and how many there are.
+  const numSlots = cache.shape[0] * cache.shape[1];
+  slots.forEach((slot, t) => {
+    if (slot === -1) return;
+    if (slot < 0 || slot >= numSlots)
+      throw new InvalidTensorError(`Slot ${slot} is outside the cache's ${numSlots} slots.`);
+    for (let h = 0; h < heads; h++) {
+      const start = from.offset + t * from.strides[0] + h * from.strides[1];
+      const at = cache.offset + (slot * heads + h) * dim;
+      for (let i = 0; i < dim; i++) target[at + i] = roundTo(dtype, source[start + i]);
     }
-    let sum = 0;
-    for (let j = 0; j < visible; j++) {
-      scores[j] = Math.exp(scores[j] - max);
-      sum += scores[j];
+  });
+  // end solution
+}
+
+/** Where keys (or values) `firstKey …` of `kv[keys, Hkv, D]` start that lie one after the other. */
+function contiguousStarts(kv: Tensor, firstKey: number): KeyStart {
+  return (j, head) => kv.offset + (firstKey + j) * kv.strides[0] + head * kv.strides[1];
+}
+
+/**
+ * Where the keys (or values) of a sequence start that lie in the cache `kv[NB, BS, Hkv, D]`: key j in block
+ * `table[⌊j / BS⌋]` at offset j mod BS, as its row of the block tables says.
+ * @throws InvalidTensorError (the returned function does) when the table names a block that the cache doesn't have.
+ */
+function pagedStarts(kv: Tensor, table: Int32Array): KeyStart {
+  const [blocks, blockSize] = kv.shape;
+  // solution 3.6 (about 7 lines)
+  // hint: As in `contiguousStarts`, but a block, an offset in it and a head have a stride each: strides[0], [1] and [2].
+  // hint: Rows of the tables are padded with -1, and past the end of a row there is undefined: neither is a block.
+  return (j, head) => {
+    const block = table[Math.floor(j / blockSize)];
+    if (block === undefined || block < 0 || block >= blocks) {
+      throw new InvalidTensorError(`Block ${block} is outside the cache's ${blocks} blocks.`);
     }
-    out.fill(0, outStart, outStart + dim);
-    for (let j = 0; j < visible; j++) {
-      const start = vAt(j, kvHead);
-      for (let i = 0; i < dim; i++) out[outStart + i] += (scores[j] / sum) * v[start + i];
-    }
+    return kv.offset + block * kv.strides[0] + (j % blockSize) * kv.strides[1] + head * kv.strides[2];
   };
+  // end solution
+}
+
+/** Row `b` of the block tables `[B, MB]`: the blocks of sequence b, padded with -1. */
+function tableOf(blockTables: Tensor, b: number): Int32Array {
+  const width = blockTables.shape[1];
+  return ints(blockTables).subarray(b * width, (b + 1) * width);
+}
+
+/** Prefill. Sequence after sequence of the ragged batch; its keys are contiguous, or paged where there are tables. */
+export function attnVarlen(out: Tensor, q: Tensor, k: Tensor, v: Tensor, args: AttnVarlenArgs): void {
+  const { blockTables, causal, softmaxScale, workspace } = args;
+  const [cuQ, cuK] = [ints(args.cuSeqlensQ), ints(args.cuSeqlensK)];
+  for (let b = 0; b + 1 < cuQ.length; b++) {
+    const queries = cuQ[b + 1] - cuQ[b];
+    const keys = cuK[b + 1] - cuK[b];
+    const table = blockTables && tableOf(blockTables, b);
+    attendSequence(out, q, k, v, {
+      firstQuery: cuQ[b],
+      queries,
+      keys,
+      causal,
+      kAt: table ? pagedStarts(k, table) : contiguousStarts(k, cuK[b]),
+      vAt: table ? pagedStarts(v, table) : contiguousStarts(v, cuK[b]),
+      softmaxScale,
+      workspace,
+      workspaceRow: 0,
+    });
+  }
+}
+
+/** Decode. Row b of q is the one query of sequence b, which sees all of its `contextLens[b]` keys. */
+export function attnWithKvCache(
+  out: Tensor,
+  q: Tensor,
+  kCache: Tensor,
+  vCache: Tensor,
+  args: AttnWithKvCacheArgs,
+): void {
+  const { blockTables, softmaxScale, workspace } = args;
+  // solution 3.6 (about 15 lines)
+  // hint: As `attnVarlen` above, with one query a sequence, its keys always paged, and `workspaceRow: b`: the baseline
+  // hint: gathers the whole batch.
+  ints(args.contextLens).forEach((keys, b) => {
+    const table = tableOf(blockTables, b);
+    attendSequence(out, q, kCache, vCache, {
+      firstQuery: b,
+      queries: 1,
+      keys,
+      causal: false,
+      kAt: pagedStarts(kCache, table),
+      vAt: pagedStarts(vCache, table),
+      softmaxScale,
+      workspace,
+      workspaceRow: b,
+    });
+  });
+  // end solution
+}
+
+interface OneSequence {
+  /** Its queries are rows `firstQuery … firstQuery + queries - 1` of q and out. */
+  firstQuery: number;
+  queries: number;
+  keys: number;
+  causal: boolean;
+  kAt: KeyStart;
+  vAt: KeyStart;
+  softmaxScale: number;
+  /** With one, the sequence's keys are gathered into its row `workspaceRow` and all scores are stored: the baseline. */
+  workspace: AttnVarlenArgs['workspace'];
+  workspaceRow: number;
+}
+
+/** Every query of every head, one after the other. */
+function attendSequence(out: Tensor, q: Tensor, k: Tensor, v: Tensor, s: OneSequence): void {
+  const [, heads, dim] = q.shape;
+  const kvHeads = k.shape[k.rank - 2];
+  let [ks, vs, kAt, vAt, attend] = [floats(k), floats(v), s.kAt, s.vAt, flash];
+  if (s.workspace) {
+    kAt = gather(s.workspace.k, s.workspaceRow, ks, kAt, s.keys);
+    vAt = gather(s.workspace.v, s.workspaceRow, vs, vAt, s.keys);
+    [ks, vs] = [floats(s.workspace.k), floats(s.workspace.v)];
+    attend = sdpaMath(floats(s.workspace.scores).subarray(s.workspace.scores.offset));
+  }
+  for (let i = 0; i < s.queries; i++) {
+    const t = s.firstQuery + i;
+    const visible = visibleKeys(i, s.queries, s.keys, s.causal);
+    for (let h = 0; h < heads; h++) {
+      const query: Query = {
+        q: floats(q),
+        qStart: q.offset + t * q.strides[0] + h * q.strides[1],
+        out: floats(out),
+        outStart: out.offset + t * out.strides[0] + h * out.strides[1],
+        dim,
+        kvHead: kvHeadOf(h, heads, kvHeads),
+        visible,
+        scale: s.softmaxScale,
+      };
+      attend(query, ks, kAt, vs, vAt);
+    }
+  }
+}
 
 /** Copies one sequence's keys (or values) into row `w` of the dense workspace `[W, S, Hkv, D]`. */
 function gather(dense: Tensor, w: number, source: Float32Array, at: KeyStart, keys: number): KeyStart {
@@ -125,92 +286,4 @@ function gather(dense: Tensor, w: number, source: Float32Array, at: KeyStart, ke
     }
   }
   return start;
-}
-
-export function attnVarlen(out: Tensor, q: Tensor, k: Tensor, v: Tensor, args: AttnVarlenArgs): void {
-  const { blockTables, workspace } = args;
-  const [cuQ, cuK] = [ints(args.cuSeqlensQ), ints(args.cuSeqlensK)];
-  const tables = blockTables && ints(blockTables);
-  for (let b = 0; b + 1 < cuQ.length; b++) {
-    const width = blockTables?.shape[1] ?? 0;
-    const table = tables && tables.subarray(b * width, (b + 1) * width);
-    const queries = cuQ[b + 1] - cuQ[b];
-    const keys = cuK[b + 1] - cuK[b];
-    attendSequence(out, q, k, v, {
-      firstQuery: cuQ[b],
-      queries,
-      keys,
-      visible: (i) => (args.causal ? Math.max(0, keys - queries + i + 1) : keys),
-      kAt: keyStarts(k, cuK[b], table),
-      vAt: keyStarts(v, cuK[b], table),
-      scale: args.softmaxScale,
-      workspace,
-      workspaceRow: 0,
-    });
-  }
-}
-
-export function attnWithKvCache(
-  out: Tensor,
-  q: Tensor,
-  kCache: Tensor,
-  vCache: Tensor,
-  args: AttnWithKvCacheArgs,
-): void {
-  const width = args.blockTables.shape[1];
-  const tables = ints(args.blockTables);
-  ints(args.contextLens).forEach((keys, b) => {
-    const table = tables.subarray(b * width, (b + 1) * width);
-    attendSequence(out, q, kCache, vCache, {
-      firstQuery: b,
-      queries: 1,
-      keys,
-      visible: () => keys,
-      kAt: keyStarts(kCache, 0, table),
-      vAt: keyStarts(vCache, 0, table),
-      scale: args.softmaxScale,
-      workspace: args.workspace,
-      workspaceRow: b,
-    });
-  });
-}
-
-interface OneSequence {
-  firstQuery: number;
-  queries: number;
-  keys: number;
-  visible: (i: number) => number;
-  kAt: KeyStart;
-  vAt: KeyStart;
-  scale: number;
-  workspace: AttnVarlenArgs['workspace'];
-  workspaceRow: number;
-}
-
-function attendSequence(out: Tensor, q: Tensor, k: Tensor, v: Tensor, s: OneSequence): void {
-  const [, heads, dim] = q.shape;
-  const group = heads / k.shape[k.rank - 2];
-  let [ks, vs, kAt, vAt, attend] = [floats(k), floats(v), s.kAt, s.vAt, flash];
-  if (s.workspace) {
-    kAt = gather(s.workspace.k, s.workspaceRow, ks, kAt, s.keys);
-    vAt = gather(s.workspace.v, s.workspaceRow, vs, vAt, s.keys);
-    [ks, vs] = [floats(s.workspace.k), floats(s.workspace.v)];
-    attend = sdpaMath(floats(s.workspace.scores).subarray(s.workspace.scores.offset));
-  }
-  for (let i = 0; i < s.queries; i++) {
-    const t = s.firstQuery + i;
-    for (let h = 0; h < heads; h++) {
-      const query: Query = {
-        q: floats(q),
-        qStart: q.offset + t * q.strides[0] + h * q.strides[1],
-        out: floats(out),
-        outStart: out.offset + t * out.strides[0] + h * out.strides[1],
-        dim,
-        kvHead: Math.floor(h / group),
-        visible: s.visible(i),
-        scale: s.scale,
-      };
-      attend(query, ks, kAt, vs, vAt);
-    }
-  }
 }

@@ -30,10 +30,13 @@ function checkIndex(what: string, index: number, limit: number): void {
   }
 }
 
-export function embedding(out: Tensor, ids: Tensor, weight: Tensor): void {
+export function embedding(out: Tensor, ids: Tensor, weight: Tensor, firstRow: number | null): void {
+  const rows = weight.shape[0];
   ints(ids).forEach((id, t) => {
-    checkIndex('Token id', id, weight.shape[0]);
-    row(out, t).set(row(weight, id));
+    if (firstRow === null) checkIndex('Token id', id, rows);
+    const index = id - (firstRow ?? 0);
+    if (index >= 0 && index < rows) row(out, t).set(row(weight, index));
+    else row(out, t).fill(0); // another shard's
   });
 }
 
@@ -61,6 +64,22 @@ export function scatterTokens(table: Tensor, values: Tensor, slots: Tensor): voi
   });
 }
 
+export function concatColumns(out: Tensor, parts: Tensor): void {
+  const [n, rows, width] = parts.shape;
+  const [outRows, columns] = out.shape;
+  if (rows !== outRows || columns > n * width) {
+    throw new InvalidTensorError(`concatColumns: parts [${parts.shape}] do not fill [${out.shape}].`);
+  }
+  const values = floats(parts).subarray(parts.offset);
+  for (let b = 0; b < rows; b++) {
+    for (let part = 0; part * width < columns; part++) {
+      const begin = (part * rows + b) * width;
+      const length = Math.min(width, columns - part * width);
+      row(out, b).set(values.subarray(begin, begin + length), part * width);
+    }
+  }
+}
+
 /** Sum of products, in four interleaved partial sums: the same order for every row, and faster than one chain. */
 export function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, length: number): number {
   let [s0, s1, s2, s3] = [0, 0, 0, 0];
@@ -75,7 +94,18 @@ export function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: nu
   return s0 + s1 + (s2 + s3);
 }
 
+/**
+ * `out[T, N] = x[T, K] · weight[N, K]ᵀ`: output n of token t is the dot product of row t of `x` and row n of `weight`, plus
+ * `bias[n]` if there is a bias, plus what `out` held there if `accumulate` says so.
+ *
+ * Rows of `x`, `weight` and `out` may lie further apart than they are long, because they can be columns of something wider.
+ */
 export function linear(out: Tensor, x: Tensor, weight: Tensor, { bias, accumulate }: LinearArgs): void {
+  // solution 2.1 (about 13 lines)
+  // hint: Two loops, over outputs n and tokens t, around one `dot`.
+  // hint: Element (t, i) of `x` is at `x.offset + t * x.strides[0] + i` of `floats(x)`; `weight` and `out` likewise.
+  // hint: `bias` is a vector: its element n is at `bias.offset + n`.
+  // hint: Without `accumulate`, what `out` held may be NaN: overwrite it, don't multiply it by 0.
   const [tokens, inputs] = x.shape;
   const outputs = weight.shape[0];
   const [xs, ws, ys] = [floats(x), floats(weight), floats(out)];
@@ -89,9 +119,13 @@ export function linear(out: Tensor, x: Tensor, weight: Tensor, { bias, accumulat
       ys[at] = (accumulate ? ys[at] : 0) + (bs ? y + bs[n] : y);
     }
   }
+  // end solution
 }
 
-/** Normalises `size` elements of `x` from `xStart` into `out` from `outStart`. */
+/**
+ * Normalises one row: the `weight.length` elements of `x` from `xStart` on, into `out` from `outStart` on, which may be the same
+ * place. Each element is divided by the root of (the mean of the squares + eps), and multiplied by its weight.
+ */
 function normalizeRow(
   out: Float32Array,
   outStart: number,
@@ -100,12 +134,24 @@ function normalizeRow(
   weight: Float32Array,
   eps: number,
 ): void {
+  // solution 2.2 (about 3 lines)
+  // hint: `dot` of the row with itself is the sum of its squares.
+  // hint: One division and one root a row; then only products.
   const size = weight.length;
   const scale = 1 / Math.sqrt(dot(x, xStart, x, xStart, size) / size + eps);
   for (let i = 0; i < size; i++) out[outStart + i] = x[xStart + i] * scale * weight[i];
+  // end solution
 }
 
+/**
+ * Root mean square normalisation over the last dimension, which is as long as the vector `weight`. `x` is `[T, H]`: one row a token;
+ * or `[T, heads, D]`: one row a head. `out` has the shape of `x` and may be `x` itself; both may be columns of something wider.
+ */
 export function rmsNorm(out: Tensor, x: Tensor, weight: Tensor, eps: number): void {
+  // solution 2.2 (about 10 lines)
+  // hint: Call `normalizeRow` for every row; `vector(weight)` is the weight as an array.
+  // hint: Row (t, h) of `[T, heads, D]` starts at `offset + t * strides[0] + h * strides[1]`. `x` and `out` have strides of their own.
+  // hint: `x.rank` tells the two shapes apart; `[T, H]` is like one head a token.
   const [ys, xs] = [floats(out), floats(x)];
   const gain = vector(weight);
   const heads = x.rank === 3 ? x.shape[1] : 1;
@@ -116,30 +162,55 @@ export function rmsNorm(out: Tensor, x: Tensor, weight: Tensor, eps: number): vo
       normalizeRow(ys, yStart, xs, xStart, gain, eps);
     }
   }
+  // end solution
 }
 
+/** A contiguous vector, from its first element. */
 function vector(tensor: Tensor): Float32Array {
   return floats(tensor).subarray(tensor.offset, tensor.offset + tensor.numel);
 }
 
+/**
+ * SwiGLU's middle: `out[t, i] = silu(x[t, i]) · x[t, I + i]` for `x[T, 2I]` and `out[T, I]`, with silu(z) = z / (1 + e⁻ᶻ). The first
+ * half of a row is the gate, the second what it lets through.
+ */
 export function siluAndMul(out: Tensor, x: Tensor): void {
+  // solution 2.3 (about 5 lines)
+  // hint: `row(x, t)` and `row(out, t)` are the rows of token t, ready to index.
+  // hint: Math.exp of a large number is Infinity. z / Infinity is 0, which is right; Infinity / Infinity is NaN.
   const half = out.shape[1];
   for (let t = 0; t < x.shape[0]; t++) {
     const [ys, xs] = [row(out, t), row(x, t)];
     for (let i = 0; i < half; i++) ys[i] = (xs[i] / (1 + Math.exp(-xs[i]))) * xs[half + i];
   }
+  // end solution
 }
 
+/**
+ * Turns every head of `q[T, Hq, D]` and `k[T, Hkv, D]`, in place, by the angles of its token's position: row `positions[t]` of
+ * `cosSin[P, D]`.
+ * @throws InvalidTensorError for a position that the table does not have.
+ */
 export function rotaryEmbedding(q: Tensor, k: Tensor, positions: Tensor, cosSin: Tensor): void {
+  // solution 2.5 (about 4 lines)
+  // hint: `ints(positions)` are the positions as an array. Look at how `gatherRows` uses `checkIndex` and `row`.
+  // hint: Call `rotateToken` for the token's queries and for its keys.
   ints(positions).forEach((position, t) => {
     checkIndex('Position', position, cosSin.shape[0]);
     const angles = row(cosSin, position);
     for (const x of [q, k]) rotateToken(x, t, angles);
   });
+  // end solution
 }
 
-/** Turns each pair (x[i], x[i + D/2]) of every head by the token's angle for frequency i. */
+/**
+ * Turns each pair (x[i], x[i + D/2]) of every head of token t by the angle for frequency i: (a, b) becomes
+ * (a·cos - b·sin, b·cos + a·sin). `cosSin` has the D/2 cosines, then the D/2 sines.
+ */
 function rotateToken(x: Tensor, t: number, cosSin: Float32Array): void {
+  // solution 2.5 (about 11 lines)
+  // hint: Head h of token t starts at `x.offset + t * x.strides[0] + h * x.strides[1]`.
+  // hint: Both results need both old numbers: read a and b before you write either.
   const [, heads, dim] = x.shape;
   const half = dim / 2;
   const xs = floats(x);
@@ -152,4 +223,5 @@ function rotateToken(x: Tensor, t: number, cosSin: Float32Array): void {
       xs[start + half + i] = b * cos + a * sin;
     }
   }
+  // end solution
 }

@@ -1,3 +1,4 @@
+import { checkCopyOut } from '#nano/backends/host-values';
 import * as attention from '#nano/backends/reference/attention';
 import * as dense from '#nano/backends/reference/dense';
 import { sample } from '#nano/backends/reference/sample';
@@ -30,6 +31,7 @@ export class ReferenceBackend implements Backend {
   readonly gatherRows = dense.gatherRows;
   readonly gatherTokens = dense.gatherTokens;
   readonly scatterTokens = dense.scatterTokens;
+  readonly concatColumns = dense.concatColumns;
   readonly storeKvCache = attention.storeKvCache;
   readonly sample = sample;
 
@@ -78,7 +80,15 @@ export class ReferenceBackend implements Backend {
   }
 
   async read(tensor: Tensor): Promise<Float32Array | Int32Array> {
-    return dense.elements(tensor).slice(tensor.offset, tensor.offset + tensor.numel);
+    const values = tensor.dtype === 'int32' ? new Int32Array(tensor.numel) : new Float32Array(tensor.numel);
+    this.copyOut(tensor, values);
+    return values;
+  }
+
+  /** What {@link read} does, at once and into an array that is there; it may lie in shared memory. */
+  copyOut(tensor: Tensor, into: Float32Array | Int32Array): void {
+    checkCopyOut(tensor, into);
+    into.set(dense.elements(tensor).subarray(tensor.offset, tensor.offset + tensor.numel));
   }
 
   reserveArena(bytes: number): ArenaMemory {

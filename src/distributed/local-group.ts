@@ -1,0 +1,99 @@
+import { LocalBarrier } from '#nano/distributed/local-barrier';
+import type { ProcessGroup } from '#nano/distributed/process-group';
+import { InvalidTensorError } from '#nano/errors';
+import { Tensor } from '#nano/tensor/tensor';
+
+/** How the group gets at a tensor's numbers: backends whose memory is the host's have these. */
+export interface HostMemory {
+  copyOut(tensor: Tensor, into: Float32Array): void;
+  write(tensor: Tensor, values: Float32Array): void;
+}
+
+/** Floats of one rank that are exchanged at a time; larger tensors go piece by piece. */
+const SLOT = 1 << 16;
+
+/**
+ * Ranks as threads of one process, talking through shared memory: for CPUs, and to see how collectives work, with nothing hidden.
+ * Every rank copies its numbers into its slot, all wait for each other, and every rank reads all slots. A real library moves each
+ * number fewer times, and overlaps the copying with the adding; what it computes is this.
+ */
+export class LocalGroup implements ProcessGroup {
+  private readonly arrivals: LocalBarrier;
+  private readonly slots: readonly Float32Array[];
+  private readonly staging = new Float32Array(SLOT);
+
+  /** What all ranks are given, made by one of them. */
+  static sharedMemory(worldSize: number): SharedArrayBuffer {
+    return new SharedArrayBuffer(LocalBarrier.BYTES + 4 * SLOT * worldSize);
+  }
+
+  constructor(
+    readonly rank: number,
+    readonly worldSize: number,
+    shared: SharedArrayBuffer,
+    private readonly memory: HostMemory,
+  ) {
+    this.arrivals = new LocalBarrier(shared, worldSize);
+    const slotAt = (r: number) => new Float32Array(shared, LocalBarrier.BYTES + 4 * SLOT * r, SLOT);
+    this.slots = Array.from({ length: worldSize }, (_, r) => slotAt(r));
+  }
+
+  allReduce(x: Tensor): void {
+    this.exchange(x, (piece) => {
+      const sum = this.staging.subarray(0, piece.numel);
+      // All ranks add in the same order, so that all get the same bits.
+      sum.set(this.slots[0].subarray(0, piece.numel));
+      for (const slot of this.slots.slice(1)) {
+        for (let i = 0; i < sum.length; i++) sum[i] += slot[i];
+      }
+      this.memory.write(piece, sum);
+    });
+  }
+
+  allGather(out: Tensor, x: Tensor): void {
+    if (out.numel !== this.worldSize * x.numel) {
+      throw new InvalidTensorError(`allGather: ${this.worldSize} × [${x.shape}] do not fill [${out.shape}].`);
+    }
+    this.exchange(x, ({ numel }, start) => {
+      this.slots.forEach((slot, r) => this.memory.write(part(out, r * x.numel + start, numel), slot.slice(0, numel)));
+    });
+  }
+
+  broadcast(x: Tensor, root: number): void {
+    this.exchange(x, (piece) => this.memory.write(piece, this.slots[root].slice(0, piece.numel)));
+  }
+
+  /** Shows `x` to all ranks, piece by piece, and calls `use` for each when all have shown theirs. */
+  private exchange(x: Tensor, use: (piece: Tensor, start: number) => void): void {
+    if (x.dtype !== 'float32') {
+      throw new InvalidTensorError(`Ranks in threads exchange float32 tensors, got ${x.dtype}.`);
+    }
+    for (let start = 0; start < x.numel; start += SLOT) {
+      const piece = part(x, start, Math.min(SLOT, x.numel - start));
+      const values = this.staging.subarray(0, piece.numel);
+      this.memory.copyOut(piece, values);
+      this.slots[this.rank].set(values);
+      this.barrier();
+      use(piece, start);
+      this.barrier(); // nobody may overwrite a slot that another still reads
+    }
+  }
+
+  barrier(): void {
+    this.arrivals.wait();
+  }
+
+  abort(message: string): void {
+    this.arrivals.end(message);
+  }
+
+  /** Shared memory goes with the last thread that knows it. */
+  close(): void {}
+}
+
+/** `length` elements of a contiguous tensor from element `start` on, as a vector. */
+function part(tensor: Tensor, start: number, length: number): Tensor {
+  if (!tensor.isContiguous)
+    throw new InvalidTensorError(`A collective needs a contiguous tensor, got [${tensor.shape}].`);
+  return new Tensor(tensor.storage, [length], tensor.dtype, undefined, tensor.offset + start);
+}
