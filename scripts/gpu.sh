@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA GPU: builds for it, runs the tests of the cuda backend, looks for bad memory accesses in a
-# small run, and measures. `bash scripts/gpu.sh [build|test|sanitize|bench|soak|racecheck …]` does the parts named, or all.
+# small run, and measures. `bash scripts/gpu.sh [build|test|sanitize|bench|parallel|soak|racecheck …]` does the parts named, or all.
 # Figures go to docs/benchmarks (or $BENCH_OUT) as JSON, with device, date and commit.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${BENCH_OUT:-docs/benchmarks}
-parts=${*:-build test sanitize bench soak}
+parts=${*:-build test sanitize bench parallel soak}
 failed=0
 mkdir -p "$out"
 
@@ -65,11 +65,22 @@ for part in $parts; do
         bench --suite $suite "${more[@]}" --json "$out/$short-$suite.json"
       done
       ;;
+    parallel)
+      # Ranks 1, 2, 4, … as far as there are GPUs. Needs NCCL (see docs/tuning.md), on one host.
+      gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
+      [ "$gpus" -lt 2 ] && { section "parallel: skipped, there is one GPU"; continue; }
+      ranks=1
+      for ((n = 2; n <= gpus && n <= 8; n *= 2)); do ranks+=,$n; done
+      for shape in qwen3-0.6b qwen3-8b; do
+        section "bench: $shape on $ranks ranks"
+        bench --suite parallel --shape $shape --ranks $ranks --json "$out/$short-parallel-$shape.json"
+      done
+      ;;
     soak)
       section "soak: five minutes of mixed load"
       run node --expose-gc dist/src/bench/main.js --backend cuda --suite soak --json "$out/$short-soak.json"
       ;;
-    *) echo "There is no part '$part': use build, test, sanitize, bench, soak or racecheck."; failed=1 ;;
+    *) echo "There is no part '$part': use build, test, sanitize, bench, parallel, soak or racecheck."; failed=1 ;;
   esac
 done
 section "$([ $failed = 0 ] && echo 'all passed' || echo 'some FAILED, see above')"

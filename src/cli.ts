@@ -27,7 +27,7 @@ async function main(argv: string[]): Promise<void> {
     else await complete(llm, args.prompt, { maxTokens: 512, ...args.sampling });
     const stats = llm.stats();
     process.stderr.write(
-      `\n[${stats.backend} · ${stats.dtype} · attention ${stats.attnBackend} · loaded in ${loadSeconds.toFixed(2)} s · ` +
+      `\n[${stats.backend}${stats.ranks.length > 1 ? ` · ${stats.ranks.length} ranks` : ''} · ${stats.dtype} · attention ${stats.attnBackend} · loaded in ${loadSeconds.toFixed(2)} s · ` +
         `prefill ${stats.prefillTokensPerSecond.toFixed(0)} tok/s · decode ${stats.decodeTokensPerSecond.toFixed(0)} tok/s · ` +
         `${stats.generatedTokens} tokens · --seed ${seed}]\n`,
     );

@@ -1,10 +1,17 @@
+export { ReferenceBackend } from '#nano/backends/reference/index';
 export { Config, type ConfigOptions } from '#nano/config';
+export { BlockManager } from '#nano/engine/block-manager';
+export { buildEngine } from '#nano/engine/build-engine';
 export type { Prompt } from '#nano/engine/llm-engine';
 export type { TokenLogprobs } from '#nano/engine/logprobs';
+export { packPrefill } from '#nano/engine/model-runner';
 export type { RequestOutput, RequestUpdate } from '#nano/engine/outputs';
+export { type Batch, Scheduler } from '#nano/engine/scheduler';
 export { type FinishReason, Sequence, type SequenceStatus } from '#nano/engine/sequence';
 export * from '#nano/errors';
+export { rotaryTable } from '#nano/layers/rotary-embedding';
 export { type GenerateOptions, LLM, type Stats } from '#nano/llm';
+export { platform } from '#nano/platform';
 export { type SamplingOptions, SamplingParams } from '#nano/sampling-params';
 export type { ChatMessage, ChatTemplateOptions } from '#nano/utils/chat-template';
 export { cumulativeLengths, padBlockTables, slotsFor } from '#nano/utils/context';

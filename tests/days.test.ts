@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { compare, isEdited, listExercises, toExercise } from '../scripts/days.mjs';
 import { findPython } from '../scripts/notebooks.mjs';
+import type { DayChecks, Replacement } from './days/format';
 
 const ROOT = resolve(import.meta.dirname, '..');
 
@@ -145,24 +146,33 @@ describe('the generator', () => {
 });
 
 type Verdict = 'pass' | 'todo' | 'fail';
-type Replacement = [file: string, from: string, to: string];
+type Graded = Result & { tasks: Record<string, Verdict> };
 
-/** Runs day 1's checkpoint against files made here; what it says of each task, and all it prints. */
-async function grade(
-  fileOf: (exercise: { source: string; day: number }) => string,
-): Promise<Result & { tasks: Record<string, Verdict> }> {
+/** At most this many checkpoints run at a time: each is a process of its own, and a busy one. */
+const AT_ONCE = 2;
+let running = 0;
+const waiting: (() => void)[] = [];
+
+/** Runs a day's checkpoint against files made here; what it says of each task, and all it prints. */
+async function grade(day: number, fileOf: (exercise: { source: string }) => string): Promise<Graded> {
   mkdirSync(join(ROOT, 'dist'), { recursive: true });
   // Inside the repository, so that #nano/… means its files; under dist, which git ignores.
   const folder = mkdtempSync(join(ROOT, 'dist/exercises-'));
+  if (running >= AT_ONCE) await new Promise<void>((go) => waiting.push(go));
+  else running++;
   try {
-    for (const file of listExercises(ROOT).filter(({ day }) => day === 1)) {
+    for (const file of listExercises(ROOT).filter((file) => file.day === day)) {
       writeFileSync(join(folder, file.source.split('/').at(-1) as string), fileOf(file));
     }
-    const result = await node(['scripts/checkpoint.mjs', '1'], { env: { NANOVLLM_EXERCISES: folder, NO_COLOR: '1' } });
+    const env = { NANOVLLM_EXERCISES: folder, NO_COLOR: '1' };
+    const result = await node(['scripts/checkpoint.mjs', String(day)], { env });
     const verdicts: Record<string, Verdict> = { '✓': 'pass', '·': 'todo', '✗': 'fail' };
     const lines = [...result.output.matchAll(/^([✓·✗]) (\d\.\d) /gm)];
     return { ...result, tasks: Object.fromEntries(lines.map(([, mark, task]) => [task, verdicts[mark]])) };
   } finally {
+    const next = waiting.shift();
+    if (next) next();
+    else running--;
     rmSync(folder, { recursive: true, force: true });
   }
 }
@@ -170,7 +180,11 @@ async function grade(
 const sourceOf = ({ source }: { source: string }) => readFileSync(join(ROOT, source), 'utf8');
 
 /** The solution with passages replaced; each must be there. */
-function solutionWith(replacements: Replacement[]) {
+function solutionWith(replacements: readonly Replacement[], files: readonly { source: string }[]) {
+  for (const [file] of replacements) {
+    const owners = files.filter(({ source }) => source.endsWith(`/${file}`));
+    expect(owners, `the files of the day that are called ${file}`).toHaveLength(1);
+  }
   return (exercise: { source: string }) => {
     let text = sourceOf(exercise);
     for (const [file, from, to] of replacements) {
@@ -182,135 +196,70 @@ function solutionWith(replacements: Replacement[]) {
   };
 }
 
-const ALL = (verdict: Verdict) =>
-  Object.fromEntries(['1.1', '1.2', '1.3', '1.4', '1.5'].map((task) => [task, verdict]));
+const exercises = compare(ROOT);
 
-describe("day 1's checkpoint", () => {
-  test('passes with the solution', async () => {
-    const result = await grade(sourceOf);
-    expect(result.tasks, result.output).toEqual(ALL('pass'));
-    expect(result.code).toBe(0);
+// Every day that package.json gives files to.
+describe.each([...new Set(exercises.map(({ day }) => day))].sort())("day %i's checkpoint", async (day) => {
+  const files = exercises.filter((file) => file.day === day);
+  const data = join(ROOT, `tests/days/day${day}.ts`);
+  const { tasks, mistakes, alternatives }: DayChecks = existsSync(data)
+    ? (await import(data))[`day${day}`]
+    : { tasks: [], mistakes: [], alternatives: [] };
+  const all = (verdict: Verdict) => Object.fromEntries(tasks.map((task) => [task, verdict]));
+
+  test('has wrong and right solutions to grade, and they know its tasks', () => {
+    expect(existsSync(data), `tests/days/day${day}.ts, which every day of package.json must have`).toBe(true);
+    const found = files.flatMap(({ text }) => [...text.matchAll(/\/\/ TODO (\d\.\d) /g)].map(([, task]) => task));
+    expect(tasks, 'the tasks of its data, and those in its files').toEqual([...new Set(found)].sort());
+    expect(mistakes.length, 'sets of mistakes').toBeGreaterThanOrEqual(3);
   });
 
-  test('calls untouched exercises to do, and says where to go on', async () => {
-    const exercises = compare(ROOT);
-    const result = await grade(({ source }) => exercises.find((file) => file.source === source)?.text ?? '');
-    expect(result.tasks, result.output).toEqual(ALL('todo'));
-    expect(result.code).toBe(1);
-    expect(result.output).toContain(
-      'Task 1.3 is not written yet. Write it in days/day1/sequence.ts (look for "TODO 1.3"); ' +
-        'the lesson is days/day1/README.md, and `npm run checkpoint -- 1.3` tests it.',
-    );
-  });
+  describe.concurrent('graded', () => {
+    test('passes with the solution', async () => {
+      const result = await grade(day, sourceOf);
+      expect(result.tasks, result.output).toEqual(all('pass'));
+      expect(result.code).toBe(0);
+    });
 
-  // One mistake a task and run; each must fail its own task.
-  const mistakes: Replacement[][] = [
-    [
-      ['config.ts', 'checkFields(CONFIG_FIELDS, options, ConfigError);', ''],
-      ['sampling-params.ts', 'options.logprobs;', 'options.logprobs || undefined;'],
-      [
-        'sequence.ts',
-        'return Math.ceil(this.numTokens / this.blockSize);',
-        'return Math.floor(this.numTokens / this.blockSize) + 1;',
-      ],
-      ['sequence.ts', "this.move('running', 'waiting');", "this.status = 'waiting';"],
-      ['context.ts', '.fill(-1)', ''],
-    ],
-    [
-      ['config.ts', 'options.enablePrefixCaching ?? true', 'options.enablePrefixCaching || true'],
-      [
-        'sampling-params.ts',
-        "typeof options.stop === 'string' ? [options.stop] : options.stop",
-        'options.stop as string[]',
-      ],
-      [
-        'sequence.ts',
-        'return this.numTokens - (this.numBlocks - 1) * this.blockSize;',
-        'return this.numTokens % this.blockSize;',
-      ],
-      ['sequence.ts', 'this.blockTable = [];', ''],
-      ['context.ts', '+ (i % blockSize)', '+ (i - start)'],
-    ],
-    [
-      ['config.ts', 'this.maxModelLen > capacity', 'this.maxModelLen >= capacity'],
-      ['sampling-params.ts', '{ ...options, stop }', '{ stop }'],
-      ['sequence.ts', 'i >= this.numBlocks', 'i > this.numBlocks'],
-      ['sequence.ts', 'if (this.isFinished) throw', "if (this.status === 'waiting') throw"],
-      ['context.ts', 'Math.max(1, ', 'Math.max('],
-    ],
-    [
-      ['config.ts', 'Math.min(128, this.maxNumBatchedTokens)', '128'],
-      ['sampling-params.ts', 'InvalidRequestError);', 'Error as never);'],
-      [
-        'sequence.ts',
-        'this.tokenIds.slice(i * this.blockSize, (i + 1) * this.blockSize)',
-        'this.tokenIds.splice(i * this.blockSize, this.blockSize)',
-      ],
-      ['sequence.ts', 'if (this.status !== from)', 'if (this.isFinished)'],
-      ['context.ts', 'new Int32Array(lengths.length + 1)', 'new Int32Array(lengths.length)'],
-    ],
-  ];
-  test.each(mistakes.map((set, i) => [i + 1, set] as const))(
-    'finds the mistakes of set %i, each in its task',
-    async (_, set) => {
-      const result = await grade(solutionWith(set));
-      expect(result.tasks, result.output).toEqual(ALL('fail'));
+    test('calls untouched exercises to do, and says where to go on', async () => {
+      const result = await grade(day, ({ source }) => files.find((file) => file.source === source)?.text ?? '');
+      expect(result.tasks, result.output).toEqual(all('todo'));
       expect(result.code).toBe(1);
-    },
-  );
+      for (const task of tasks) {
+        // A task in several files is told by the first that is met.
+        const places = files.filter(({ text }) => text.includes(`// TODO ${task} `)).map(({ exercise }) => exercise);
+        const advice = (file: string) =>
+          `Task ${task} is not written yet. Write it in ${file} (look for "TODO ${task}"); ` +
+          `the lesson is days/day${day}/README.md, and \`npm run checkpoint -- ${task}\` tests it.`;
+        const told = places.some((file) => result.output.includes(advice(file)));
+        expect(told, `advice for task ${task}, in ${places.join(' or ')}:\n${result.output}`).toBe(true);
+      }
+    });
 
-  test('says what was expected, what came and where', async () => {
-    const { output } = await grade(solutionWith([mistakes[0][2]]));
-    expect(output).toContain('✗ 1.3 Blocks of a sequence');
-    expect(output).toMatch(/numBlocks of 16 tokens in blocks of 16\s+expected {2}1\s+got {7}2\s/);
-    expect(output).toContain('✓ 1.4 ');
-    expect(output).toContain('The lesson: days/day1/README.md');
-  });
-
-  test('passes other ways of writing it', async () => {
-    const result = await grade(
-      solutionWith([
-        ['config.ts', 'this.seed = options.seed ?? 0;', 'this.seed = options.seed === undefined ? 0 : options.seed;'],
-        [
-          'config.ts',
-          'const capacity = this.numKvCacheBlocks * this.kvCacheBlockSize;',
-          'let capacity = 0;\n    for (let i = 0; i < this.numKvCacheBlocks; i++) capacity += this.kvCacheBlockSize;',
-        ],
-        [
-          'sampling-params.ts',
-          "typeof options.stop === 'string' ? [options.stop] : options.stop",
-          'options.stop === undefined || Array.isArray(options.stop) ? options.stop : [options.stop]',
-        ],
-        [
-          'sequence.ts',
-          'return Math.ceil(this.numTokens / this.blockSize);',
-          'return Math.floor((this.numTokens + this.blockSize - 1) / this.blockSize);',
-        ],
-        [
-          'sequence.ts',
-          'return this.numTokens - (this.numBlocks - 1) * this.blockSize;',
-          'return this.numTokens % this.blockSize || this.blockSize;',
-        ],
-        [
-          'sequence.ts',
-          'return this.tokenIds.slice(i * this.blockSize, (i + 1) * this.blockSize);',
-          'return this.tokenIds.filter((_, t) => Math.floor(t / this.blockSize) === i);',
-        ],
-        ['sequence.ts', 'this.blockTable = [];', 'this.blockTable.length = 0;'],
-        ['sequence.ts', ' and cannot go from', ': no way from'],
-        [
-          'context.ts',
-          'for (let b = 0; b < lengths.length; b++) totals[b + 1] = totals[b] + lengths[b];',
-          'lengths.reduce((sum, length, b) => (totals[b + 1] = sum + length), 0);',
-        ],
-        [
-          'context.ts',
-          'tables.forEach((table, b) => values.set(table, b * width));',
-          'for (const [b, table] of tables.entries()) for (const [i, block] of table.entries()) values[b * width + i] = block;',
-        ],
-      ]),
+    // One mistake a task and run; each must fail its own task.
+    test.each(mistakes.map((set, i) => [i + 1, set] as const))(
+      'finds the mistakes of set %i, each in its task',
+      async (_, set) => {
+        const result = await grade(day, solutionWith(set, files));
+        expect(result.tasks, result.output).toEqual(all('fail'));
+        expect(result.code).toBe(1);
+      },
     );
-    expect(result.tasks, result.output).toEqual(ALL('pass'));
+
+    test('passes other ways of writing it', async () => {
+      const result = await grade(day, solutionWith(alternatives, files));
+      expect(result.tasks, result.output).toEqual(all('pass'));
+    });
+
+    if (day === 1) {
+      test('says what was expected, what came and where', async () => {
+        const { output } = await grade(1, solutionWith([mistakes[0][2]], files));
+        expect(output).toContain('✗ 1.3 Blocks of a sequence');
+        expect(output).toMatch(/numBlocks of 16 tokens in blocks of 16\s+expected {2}1\s+got {7}2\s/);
+        expect(output).toContain('✓ 1.4 ');
+        expect(output).toContain('The lesson: days/day1/README.md');
+      });
+    }
   });
 });
 

@@ -220,17 +220,20 @@ void Communicator::abort() {
     std::thread([state = state_, ordinal = place_.ordinal] { state->end(ordinal); }).detach();
 }
 
-void Communicator::close() {
+bool Communicator::close() {
+  if (std::exchange(isClosed_, true)) return true;
   State& state = *state_;
+  bool isDone = true;
   try {
-    if (ready()) waitForStream(kClosePatience);
+    if (ready()) isDone = waitForStream(kClosePatience);
   } catch (const BackendError&) {
-    // A rank is lost, or the stream has failed: there is nothing to wait for.
+    isDone = false;  // a rank is lost, or the stream has failed: there is nothing to wait for
   }
   // Abort and not ncclCommDestroy, which may wait for ranks that have ended without a word.
   abort();
   std::unique_lock<std::mutex> lock(state.mutex);
   if (state.comm) state.changed.wait_for(lock, kAbortPatience, [&] { return state.phase != State::kEnding; });
+  return isDone;
 }
 
 Comm Communicator::handle(const char* what) const {

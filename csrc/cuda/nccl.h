@@ -55,8 +55,9 @@ class Communicator {
   /// Ends what waits for other ranks, on the GPU too: work behind it goes on, with wrong numbers. Returns at
   /// once.
   void abort();
-  /// Waits for the stream, and gives back what NCCL holds. Takes seconds at most.
-  void close();
+  /// Waits for the stream, and gives back what NCCL holds. Takes seconds at most: false when that was not
+  /// enough for the work in the stream, which then ended with wrong numbers.
+  bool close();
 
  private:
   struct State;
@@ -67,6 +68,7 @@ class Communicator {
 
   Place place_;
   int worldSize_;
+  bool isClosed_ = false;
   std::shared_ptr<State> state_;  // threads that look for ranks, or clean up, share it and may outlive this
 };
 

@@ -32,11 +32,10 @@ class JsCommunicator : public JsObject<JsCommunicator> {
       memcpy(id.bytes, bytes.data, sizeof id);
       device_ = deviceOf(info[0]);
       device_->makeCurrent();
-      const auto meetingPoint = TensorView::matrix(device_->allocate(sizeof(int32_t)), DType::kInt32, 1,
-                                                   1);  // freed with the device
-      communicator_ = std::make_unique<Communicator>(
-          Communicator::Place{device_->ordinal(), device_->stream(), meetingPoint}, id, intArg(info, 2),
-          intArg(info, 3));
+      char* const memory = device_->allocate(sizeof(int32_t));  // freed with the device
+      const Communicator::Place place{device_->ordinal(), device_->stream(),
+                                      TensorView::matrix(memory, DType::kInt32, 1, 1)};
+      communicator_ = std::make_unique<Communicator>(place, id, intArg(info, 2), intArg(info, 3));
     });
   }
 
@@ -58,9 +57,12 @@ class JsCommunicator : public JsObject<JsCommunicator> {
   void abort(const Info&) {
     if (communicator_) communicator_->abort();
   }
-  void close(const Info&) {
+  /// Whether all its work was done.
+  Napi::Value close(const Info& info) {
+    const bool isDone = !communicator_ || communicator_->close();
     communicator_.reset();
     device_.reset();
+    return Napi::Boolean::New(info.Env(), isDone);
   }
 
   std::shared_ptr<CudaDevice> device_;  // outlives the communicator, which works in its stream

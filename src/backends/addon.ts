@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { basename, dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { basename } from 'node:path';
 import { BackendError } from '#nano/errors';
+import { findUp } from '#nano/platform/find-up';
 
 /** A `Tensor.desc`: how tensors cross into C++ (`csrc/tensor.h`). */
 type Desc = Float64Array;
@@ -81,7 +81,8 @@ export interface NcclCommunicator {
   barrier(): void;
   /** Ends what waits for other ranks, on the GPU too. Returns at once. */
   abort(): void;
-  close(): void;
+  /** False when the work in the stream did not end by itself within seconds. */
+  close(): boolean;
 }
 
 /** What `csrc/addon.cc` exports. */
@@ -121,15 +122,8 @@ export interface CudaAddon {
 
 const BUILD_FOLDER = 'build/Release';
 
-/** `build/Release/NAME.node` in the nearest folder above this file that has one. */
-export function findAddon(name: 'nanovllm' | 'nanovllm_cuda'): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (true) {
-    const file = join(folder, BUILD_FOLDER, `${name}.node`);
-    if (existsSync(file) || dirname(folder) === folder) return file;
-    folder = dirname(folder);
-  }
-}
+/** `build/Release/NAME.node`. */
+export const findAddon = (name: 'nanovllm' | 'nanovllm_cuda'): string => findUp(`${BUILD_FOLDER}/${name}.node`);
 
 /** @throws BackendError with remedies when the file is missing or cannot be loaded; `cause` says why. */
 export function loadAddon<Addon extends CpuAddon | CudaAddon>(path: string): Addon {

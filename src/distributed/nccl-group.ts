@@ -1,3 +1,4 @@
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import type { NcclCommunicator } from '#nano/backends/addon';
 import { type CudaBackend, loadCudaAddon } from '#nano/backends/cuda';
 import { callNative } from '#nano/backends/native';
@@ -52,6 +53,7 @@ export class NcclGroup implements ProcessGroup {
         if (signal?.aborted) throw new DistributedError(`${who} gave up looking for the others: ${reasonOf(signal)}`);
         await new Promise((done) => setTimeout(done, POLL_MS));
       }
+      unlinkSharedMemory();
       return group;
     } catch (error) {
       native.close();
@@ -87,7 +89,10 @@ export class NcclGroup implements ProcessGroup {
 
   close(): void {
     this.failure ??= new DistributedError('A process group was used after it was closed.');
-    this.native.close();
+    if (this.native.close()) return;
+    this.backend.invalidate(
+      new DistributedError('A process group was closed while a collective waited for other ranks.'),
+    );
   }
 
   private collective(body: () => void): void {
@@ -110,6 +115,15 @@ export class NcclGroup implements ProcessGroup {
   private expectAlive(): void {
     if (this.failure) throw this.failure;
   }
+}
+
+/**
+ * NCCL removes the names of its shared memory when a group is closed; a rank that is killed would leave them, and the memory, until
+ * the next start of the machine. All ranks of this host have it open by now, and that is what keeps it: it needs no name any more.
+ */
+function unlinkSharedMemory(): void {
+  const maps = existsSync('/proc/self/maps') ? readFileSync('/proc/self/maps', 'utf8') : '';
+  for (const [file] of maps.matchAll(/\/dev\/shm\/nccl-\w+$/gm)) rmSync(file, { force: true });
 }
 
 function reasonOf(signal: AbortSignal): string {

@@ -18,6 +18,35 @@ export interface SchedulerLimits {
 }
 
 /**
+ * Plans the next tokens of a sequence that is to be prefilled: all that are not in the cache, or as many of them as the
+ * budget has room for. A prompt longer than the budget is thus computed in chunks, one a step (chunked prefill; Sarathi,
+ * Agrawal et al. 2023).
+ * @returns how many tokens were planned.
+ */
+export function planTokens(seq: Sequence, budget: number): number {
+  // solution 4.2 (about 2 lines)
+  // hint: Set `numScheduledTokens`; nothing else changes. Take the smaller of two numbers.
+  seq.numScheduledTokens = Math.min(seq.numTokens - seq.numCachedTokens, budget);
+  return seq.numScheduledTokens;
+  // end solution
+}
+
+/**
+ * The batch of these sequences, whose tokens are planned. A sequence draws its next token in the step that computes its
+ * last one; before that there is nothing to draw from. Only the last sequence can have been cut by the budget.
+ */
+export function toBatch(isPrefill: boolean, seqs: readonly Sequence[]): Batch {
+  // solution 4.2 (about 5 lines)
+  // hint: In the cache after the step: what is there now, and what is planned.
+  // hint: The last sequence is cut when that is less than all its tokens. There may be no sequence at all.
+  const ends = seqs.map((seq) => seq.numCachedTokens + seq.numScheduledTokens);
+  const last = seqs.length - 1;
+  const isCut = last >= 0 && ends[last] < seqs[last].numTokens;
+  return { isPrefill, seqs, ends, numDrawing: isCut ? last : seqs.length };
+  // end solution
+}
+
+/**
  * Continuous batching (Orca, Yu et al. 2022, §3.1): the batch is put together anew for every step, so a
  * request joins when there is room and leaves when it is done, and never waits for its neighbours.
  *
@@ -60,34 +89,43 @@ export class Scheduler {
    * @returns a batch without sequences when there is nothing to compute.
    */
   schedule(): Batch {
+    // solution 4.5 (about 3 lines)
+    // hint: Decode only when there is nothing to prefill. `toBatch` makes a batch of either, also of no sequences.
     const prefill = this.schedulePrefill();
-    const seqs = prefill.length > 0 ? prefill : this.scheduleDecode();
-    const ends = seqs.map((seq) => seq.numCachedTokens + seq.numScheduledTokens);
-    const last = seqs.length - 1;
-    const isCut = last >= 0 && ends[last] < seqs[last].numTokens;
-    return { isPrefill: prefill.length > 0, seqs, ends, numDrawing: isCut ? last : seqs.length };
+    if (prefill.length > 0) return toBatch(true, prefill);
+    return toBatch(false, this.scheduleDecode());
+    // end solution
   }
 
-  /** Takes waiting sequences in order until the token budget, the sequence limit or the blocks run out. */
+  /**
+   * Takes waiting sequences, strictly in order, while the token budget, the sequence limit and the blocks allow it, and
+   * plans their tokens. One whose prompt ends in this step runs from now on; one that is cut stays at the head of the
+   * queue with its blocks, and the next step goes on where this one stops.
+   * @returns those that have tokens planned, in order.
+   */
   private schedulePrefill(): Sequence[] {
+    // solution 4.3 (about 14 lines)
+    // hint: The budget starts at maxNumBatchedTokens. Go on while somebody waits, some of the budget is left, and fewer
+    // hint: than maxNumSeqs run.
+    // hint: Look at the first in the queue. One that was cut in an earlier step has its blocks (`blockTable`); any other
+    // hint: must be admitted. `admit` says false when there are too few blocks: then nobody behind it may overtake.
+    // hint: `planTokens` plans, and says what it takes of the budget. When tokens remain that are not planned, stop.
+    // hint: Else `shift` the sequence out of the queue, `start` it, and push it to `running`.
     const scheduled: Sequence[] = [];
     let budget = this.limits.maxNumBatchedTokens;
     while (this.waiting.length > 0 && budget > 0 && this.running.length < this.limits.maxNumSeqs) {
       const seq = this.waiting[0];
-      const isStarted = seq.blockTable.length > 0;
-      if (!isStarted && !this.admit(seq)) break;
-      const remaining = seq.numTokens - seq.numCachedTokens;
-      // Chunked prefill (Sarathi, Agrawal et al. 2023): a prompt longer than the budget keeps its place at
-      // the head of the queue, and the next step goes on where this one stops.
-      seq.numScheduledTokens = Math.min(remaining, budget);
-      budget -= seq.numScheduledTokens;
+      const isAdmitted = seq.blockTable.length > 0;
+      if (!isAdmitted && !this.admit(seq)) break;
+      budget -= planTokens(seq, budget);
       scheduled.push(seq);
-      if (seq.numScheduledTokens < remaining) break;
+      if (seq.numCachedTokens + seq.numScheduledTokens < seq.numTokens) break;
       this.waiting.shift();
       seq.start();
       this.running.push(seq);
     }
     return scheduled;
+    // end solution
   }
 
   /**
@@ -106,8 +144,15 @@ export class Scheduler {
     return true;
   }
 
-  /** One token for every running sequence, but for those that only wait to learn their last one. */
+  /**
+   * Plans one token for every running sequence, the oldest first; the youngest may lose their blocks to those before
+   * them. With run-ahead some only wait to learn their last token: they are full already, and get none.
+   * @returns those that have a token planned, in order.
+   */
   private scheduleDecode(): Sequence[] {
+    // solution 4.5 (about 8 lines)
+    // hint: `makeRoom` may shorten `running` while you walk it: look at its length anew for each sequence.
+    // hint: Skip a sequence for which `this.isFull(seq, seq.numTokens)` holds; without run-ahead there is none.
     const scheduled: Sequence[] = [];
     for (let i = 0; i < this.running.length; i++) {
       const seq = this.running[i];
@@ -117,13 +162,19 @@ export class Scheduler {
       scheduled.push(seq);
     }
     return scheduled;
+    // end solution
   }
 
   /**
-   * A cache slot for the sequence's last token; the youngest give up their blocks while there are too few.
-   * @returns false when it was the youngest itself.
+   * Finds a cache slot for the last token of a running sequence; while no block is free, the youngest of all that run
+   * is preempted.
+   * @returns false when that was the sequence itself.
+   * @throws Error when it is the only one that runs: there is nobody left to take blocks from.
    */
   private makeRoom(seq: Sequence): boolean {
+    // solution 4.4 (about 9 lines)
+    // hint: `this.blockManager.appendSlot(seq)` says whether the token has a slot now: try until it does.
+    // hint: The youngest is the last of `running`. Take it out of there, then `preempt` it.
     while (!this.blockManager.appendSlot(seq)) {
       const victim = this.running.pop();
       if (!victim || this.running.length === 0) {
@@ -133,14 +184,21 @@ export class Scheduler {
       if (victim === seq) return false;
     }
     return true;
+    // end solution
   }
 
-  /** Preemption by recompute (Kwon et al. 2023, §4.5): cheaper than swapping for short sequences, and much simpler. */
+  /**
+   * Preemption by recompute (Kwon et al. 2023, §4.5): cheaper than swapping for short sequences, and much simpler. A
+   * sequence that was just taken out of `running` gives back what it holds, and is the next to be admitted.
+   */
   private preempt(seq: Sequence): void {
+    // solution 4.4 (about 4 lines)
+    // hint: `this.release` its blocks first: `seq.preempt()` forgets which they are. Count it in `numPreemptions`.
     this.release(seq);
     seq.preempt();
     this.waiting.unshift(seq);
     this.numPreemptions++;
+    // end solution
   }
 
   /** The batch is on its way to the device: what is launched from now on finds its work done. */
@@ -173,17 +231,25 @@ export class Scheduler {
     return advanced;
   }
 
+  /** Whether the last known token of a sequence ends it, and why; undefined when it goes on. A stop wins over a length. */
   private finishReason(seq: Sequence): FinishReason | undefined {
+    // solution 4.1 (about 5 lines)
+    // hint: `ignoreEos` concerns the model's own end tokens (`eosTokenIds`), not the request's `stopTokenIds`.
+    // hint: For the length, count what is known: `seq.numKnownTokens`.
     const { ignoreEos, stopTokenIds } = seq.samplingParams;
     if (!ignoreEos && this.eosTokenIds.has(seq.lastToken)) return 'stop';
     if (stopTokenIds.includes(seq.lastToken)) return 'stop';
     return this.isFull(seq, seq.numKnownTokens) ? 'length' : undefined;
+    // end solution
   }
 
-  /** Whether it has reached its length with its first `numTokens` tokens. */
+  /** Whether its first `numTokens` tokens are all it may have: maxTokens of output, or maxModelLen with the prompt. */
   private isFull(seq: Sequence, numTokens: number): boolean {
+    // solution 4.1 (about 2 lines)
+    // hint: Exactly as many are enough. Output begins after `numPromptTokens`.
     const { maxTokens } = seq.samplingParams;
     return numTokens - seq.numPromptTokens >= maxTokens || numTokens >= this.limits.maxModelLen;
+    // end solution
   }
 
   /** Ends a sequence wherever it is, and gives its blocks back. A finished one is left as it is. */

@@ -1,8 +1,8 @@
 // The cuda backend's kernels against the plain TypeScript ones, in bfloat16 and float16, on fresh random inputs.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type CudaBackend, createCudaBackend } from '#nano/backends/cuda';
+import { type CudaBackend, createCudaBackend, cudaDeviceCount } from '#nano/backends/cuda';
 import { ReferenceBackend } from '#nano/backends/reference/index';
-import { InvalidTensorError } from '#nano/errors';
+import { BackendError, InvalidTensorError } from '#nano/errors';
 import { rotaryTable } from '#nano/layers/rotary-embedding';
 import type { FloatDType } from '#nano/tensor/dtype';
 import type { Backend, LinearArgs, QkNormRopeStoreArgs } from '#nano/tensor/kernels';
@@ -16,6 +16,37 @@ import { encode, poisoned, put, RandomInputs } from '../helpers/random';
 const TOLERANCE = { bfloat16: 1e-2, float16: 2e-3 } as const;
 const PLAIN: LinearArgs = { bias: null, accumulate: false, siluAndMul: false };
 const DTYPES = ['bfloat16', 'float16'] as const;
+
+describe.skipIf(!HAS_CUDA)('devices', () => {
+  test('two backends in one thread, on two GPUs where there are two', async () => {
+    const random = new RandomInputs('devices');
+    const backends = [0, cudaDeviceCount() - 1].map((device) => createCudaBackend({ device }));
+    const inputs = backends.map((on) => put(on, new Float32Array(9 * 4000), [9, 4000], 'bfloat16'));
+    const outputs = backends.map((on) => poisoned(on, [9, 2000], 'bfloat16'));
+    const graphs = backends.map((on, i) => on.captureGraph(() => on.siluAndMul(outputs[i], inputs[i])));
+    const values = random.normals(9 * 4000, 'bfloat16');
+    const before = backends.map((on) => on.memoryInfo().free);
+    for (const on of backends) on.allocate([2 ** 28], 'bfloat16'); // 512 MiB, each on its own GPU
+    const taken = backends.map((on, i) => before[i] - on.memoryInfo().free);
+    for (const bytes of taken) expect(bytes).toBeGreaterThanOrEqual(2 ** 29);
+    if (cudaDeviceCount() > 1) for (const bytes of taken) expect(bytes).toBeLessThan(2 ** 30);
+    for (const [i, on] of backends.entries()) on.write(inputs[i], values);
+    for (const graph of graphs) graph.launch();
+    const [first, second] = await Promise.all(backends.map((on, i) => on.read(outputs[i])));
+    expect(second).toEqual(first);
+    expect(first.some(Number.isNaN)).toBe(false);
+    for (const [i, on] of backends.entries()) {
+      graphs[i].free();
+      on.close();
+    }
+  });
+
+  test('a GPU that is not there', () => {
+    const device = cudaDeviceCount();
+    expect(() => createCudaBackend({ device })).toThrow(`There is no GPU ${device}: this process can use ${device}`);
+    expect(() => createCudaBackend({ device })).toThrow(BackendError);
+  });
+});
 
 describe.skipIf(!HAS_CUDA)('cuda kernels', () => {
   const random = new RandomInputs('cuda kernels');
@@ -171,11 +202,26 @@ describe.skipIf(!HAS_CUDA)('cuda kernels', () => {
           await compare(op, dtype, n, (on, as) => {
             const out = poisoned(on, [33, n], as);
             const [rows, from] = [put(on, ids, [33]), put(on, table, [97, n], as)];
-            if (op === 'embedding') on.embedding(out, rows, from);
+            if (op === 'embedding') on.embedding(out, rows, from, null);
             else on.gatherRows(out, from, rows);
             return out;
           });
         }
+      }
+    });
+
+    test('embedding of a shard: the rows it has, and zeros for all others', async () => {
+      for (const n of [1024, 40, 6]) {
+        const [rows, firstRow] = [50, random.below(1000)];
+        const table = random.normals(rows * n, dtype);
+        const edges = [firstRow - 1, firstRow, firstRow + rows - 1, firstRow + rows, -1, 2 ** 31 - 1, -(2 ** 31)];
+        const ids = Int32Array.of(...edges, ...Array.from({ length: 40 }, () => random.below(firstRow + 2 * rows)));
+        const look = (on: Backend, as: FloatDType) => {
+          const out = poisoned(on, [ids.length, n], as);
+          on.embedding(out, put(on, ids, [ids.length]), put(on, table, [rows, n], as), firstRow);
+          return on.read(out);
+        };
+        expect(await look(cuda, dtype)).toEqual(await look(reference, 'float32'));
       }
     });
 
@@ -272,6 +318,62 @@ describe.skipIf(!HAS_CUDA)('cuda kernels', () => {
     });
   });
 
+  test.each([
+    [1, 2, 75968, 151936],
+    [3, 2, 5, 9],
+    [70, 4, 36, 130],
+    [2, 8, 300, 1805], // nothing of the last part is left
+    [0, 2, 4, 8],
+  ])('%i rows of %i parts, %i columns each, side by side: %i columns', async (rows, n, width, columns) => {
+    const parts = random.normals(n * rows * width, 'float32');
+    const concat = async (on: Backend) => {
+      const from = put(on, parts, [n, rows, width]);
+      const wide = poisoned(on, [rows, columns + 7], 'float32');
+      const dense = poisoned(on, [rows, columns], 'float32');
+      for (const out of [wide.columns(3, columns), dense]) on.concatColumns(out, from);
+      return [await on.read(dense), await on.read(wide)];
+    };
+    expect(await concat(cuda)).toEqual(await concat(reference));
+  });
+
+  test('logits that were gathered in parts, in a graph behind another kernel', async () => {
+    const [rows, n, width] = [8, 2, 512];
+    const make = (shape: number[], dtype: FloatDType) => cuda.allocate(shape, dtype);
+    const [x, w, parts] = [
+      make([n * rows, 64], 'bfloat16'),
+      make([width, 64], 'bfloat16'),
+      make([n, rows, width], 'float32'),
+    ];
+    const [logits, token] = [make([rows, n * width], 'float32'), cuda.allocate([rows], 'int32')];
+    const zeros = (dtype: 'int32' | 'float32', length = rows) => cuda.allocate([length], dtype);
+    const greedy = {
+      ...{ temperature: zeros('float32'), topK: zeros('int32'), topP: zeros('float32'), minP: zeros('float32') },
+      ...{ seed: zeros('int32', 2 * rows), position: zeros('int32') },
+    };
+    cuda.write(greedy.topP, new Float32Array(rows).fill(1));
+    const flat = new Tensor(parts.storage, [n * rows, width], 'float32');
+    const graph = cuda.captureGraph(() => {
+      cuda.linear(flat, x, w, PLAIN);
+      cuda.concatColumns(logits, parts);
+      cuda.sample(token, logits, greedy);
+    });
+    for (let i = 0; i < 5; i++) {
+      cuda.write(x, random.normals(n * rows * 64, 'bfloat16'));
+      cuda.write(w, random.normals(width * 64, 'bfloat16'));
+      graph.launch();
+      const [drawn, gathered, whole] = [await cuda.read(token), await cuda.read(parts), await cuda.read(logits)];
+      for (let row = 0; row < rows; row++) {
+        const line = whole.slice(row * n * width, (row + 1) * n * width) as Float32Array;
+        for (let part = 0; part < n; part++) {
+          const begin = (part * rows + row) * width;
+          expect(line.slice(part * width, (part + 1) * width)).toEqual(gathered.slice(begin, begin + width));
+        }
+        expect(drawn[row]).toBe(line.indexOf(line.reduce((a, b) => Math.max(a, b))));
+      }
+    }
+    graph.free();
+  });
+
   test('token slots: gathered, scattered, -1 skipped', async () => {
     const table = put(cuda, Int32Array.of(10, 11, 12, 13), [4]);
     cuda.scatterTokens(table, put(cuda, Int32Array.of(7, 8, 9), [3]), put(cuda, Int32Array.of(2, -1, 0), [3]));
@@ -287,5 +389,8 @@ describe.skipIf(!HAS_CUDA)('cuda kernels', () => {
     expect(() => cuda.linear(make([2, 4], 'bfloat16'), x, w, PLAIN)).toThrow(/multiple of 8.*12/);
     expect(() => cuda.siluAndMul(make([2, 8], 'float32'), make([2, 16], 'float32'))).toThrow(InvalidTensorError);
     expect(() => cuda.siluAndMul(make([2, 8], 'float16'), make([2, 16], 'bfloat16'))).toThrow(/siluAndMul.*bfloat16/);
+    const [parts, logits] = [make([2, 4, 16], 'float32'), make([4, 33], 'float32')];
+    expect(() => cuda.concatColumns(logits, parts)).toThrow(/concatColumns.*at most 32.*33/);
+    expect(() => cuda.concatColumns(make([4, 32], 'bfloat16'), parts)).toThrow(/concatColumns.*bfloat16 for parts/);
   });
 });
