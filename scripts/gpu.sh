@@ -9,6 +9,12 @@ parts=${*:-build test sanitize bench parallel soak}
 failed=0
 mkdir -p "$out"
 
+# NCCL may have come with Python's packages, where the system does not look.
+if [ -z "${NANOVLLM_NCCL:-}" ] && ! ldconfig -p 2>/dev/null | grep -q libnccl.so.2; then
+  nccl=$(python3 -c 'import nvidia.nccl as n; print(list(n.__path__)[0] + "/lib/libnccl.so.2")' 2>/dev/null)
+  [ -f "$nccl" ] && export NANOVLLM_NCCL=$nccl
+fi
+
 section() { printf '\n=== %s (%s s)\n' "$*" "$SECONDS"; }
 run() { "$@" || { echo "FAILED: $*"; failed=1; }; }
 bench() { run node dist/src/bench/main.js --backend cuda "$@"; }

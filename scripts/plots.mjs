@@ -14,7 +14,7 @@ const PEER_COLORS = ['#f0b27a', '#c9772f'];
 const [INK, PAPER] = ['#1a1a1a', 'white']; // read on light and on dark pages
 
 /** What a suite's figures are drawn as: names of files, and what is in them. */
-function plotsOf({ suite, rows }) {
+function plotsOf({ suite, rows, options }) {
   if (suite === 'attention') {
     return Object.fromEntries(
       [...new Set(rows.map(({ table }) => table))].map((table) => {
@@ -37,6 +37,21 @@ function plotsOf({ suite, rows }) {
         title: 'Time for each next token, by requests × prompt tokens',
         unit: 'ms',
         bars: besides(rows, ': each next token'),
+      },
+    };
+  }
+  if (suite === 'parallel') {
+    const table = (beginning) =>
+      rows
+        .filter((row) => row.table?.startsWith(beginning))
+        .map(({ what, column, value }) => ({ group: what, series: column, value }));
+    const work = `${options.shape}, by requests × prompt tokens`;
+    return {
+      '-next': { title: `Time for each next token: ${work}`, unit: 'ms', bars: table('Time for each next token') },
+      '-communication': {
+        title: `Communication in a decode step: ${work}`,
+        unit: '% of its time',
+        bars: table('Communication'),
       },
     };
   }

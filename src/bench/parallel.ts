@@ -32,7 +32,7 @@ export async function parallel(context: BenchContext): Promise<BenchRow[]> {
     process.env[SKIP] = '1';
     try {
       for (const [what, ms] of nextTokens(await latency(on))) {
-        cell('Time for each next token', what, `${column}, silent`, 'ms', ms);
+        cell('Time for each next token', what, `${column} without exchange`, 'ms', ms);
         const whole = steps.get(what) ?? Number.NaN;
         cell('Communication, % of a decode step', what, column, '%', 100 * (1 - ms / whole));
       }
