@@ -28,7 +28,8 @@ interface Content {
  * Only full blocks are ever shared, and a full block is never written again: no copy-on-write is needed.
  */
 export class BlockManager {
-  private readonly blocks: Block[];
+  /** Every block there is, by id. To look at: only the block manager changes them. */
+  readonly blocks: readonly Block[];
   /**
    * Free blocks, the longest-free first. Taking from the front makes the cache least-recently-used;
    * a Set keeps insertion order and removes from the middle in constant time.
@@ -51,11 +52,15 @@ export class BlockManager {
   }
 
   /**
-   * Gives a sequence blocks for all its tokens: cached ones for as long a prefix as is known, fresh ones for the rest,
-   * and counts the found tokens as cached.
+   * Gives a sequence blocks for all its tokens: those that {@link findPrefix} knows for its beginning, which it shares, and
+   * free ones for the rest. Counts the tokens of the known blocks as cached (`numCachedTokens`).
    * @returns false, with nothing changed, when there are not enough free blocks.
    */
   allocate(seq: Sequence): boolean {
+    // solution 3.1 (about 7 lines)
+    // hint: Count before you take, so that a refusal changes nothing. Known blocks need no free one, unless they
+    // hint: are free themselves (refCount 0): then they leave the free list too.
+    // hint: Share the known blocks before you take free ones, or you may be given one of them.
     const shared = this.findPrefix(seq);
     const revived = shared.filter((block) => block.refCount === 0).length;
     if (seq.numBlocks - shared.length + revived > this.free.size) return false;
@@ -64,34 +69,51 @@ export class BlockManager {
     while (seq.blockTable.length < seq.numBlocks) seq.blockTable.push(this.takeFree().id);
     seq.numCachedTokens = shared.length * this.blockSize;
     return true;
+    // end solution
   }
 
   /**
-   * Makes sure the last token has a slot: a new block when it is the first of one.
-   * @returns false, with nothing changed, when no block is free.
+   * Makes sure the last token has a slot: takes one more block when it is the first of one, and none when its block is
+   * there already.
+   * @returns false, with nothing changed, when a block is needed and none is free.
    */
   appendSlot(seq: Sequence): boolean {
+    // solution 3.2 (about 4 lines)
+    // hint: Compare the blocks its tokens need (`seq.numBlocks`) with the blocks it has.
     if (seq.numBlocks <= seq.blockTable.length) return true;
     if (this.free.size === 0) return false;
     seq.blockTable.push(this.takeFree().id);
     return true;
+    // end solution
   }
 
-  /** Gives all blocks of a sequence back. What they hold stays findable until they are reused. */
+  /**
+   * Gives all blocks of a sequence back: each loses one reference, and is free when that was the last. What they hold stays
+   * findable until they are reused. Those freed here are reused from the sequence's last block to its first.
+   */
   deallocate(seq: Sequence): void {
-    // Last block first: it joins the free list earlier and is evicted earlier than the prefix before it, without
-    // which it could not be found anyway.
+    // solution 3.1 (about 6 lines)
+    // hint: Walk the table from its end: the last block then joins the free list first and is reused first. Without
+    // hint: the blocks before it nobody could find it anyway.
+    // hint: Afterwards the sequence has an empty table, and nothing cached.
     for (const id of seq.blockTable.reverse()) {
       const block = this.blocks[id];
       if (--block.refCount === 0) this.free.add(block);
     }
     seq.blockTable = [];
     seq.numCachedTokens = 0;
+    // end solution
   }
 
-  /** Makes the sequence's blocks findable that its first `numComputed` tokens fill. Call after each step. */
+  /**
+   * Makes findable what the sequence's first `numComputed` tokens fill: full blocks only, each with all that is before it as
+   * its prefix. Blocks that are findable already stay as they are. Called after each step.
+   */
   cacheFullBlocks(seq: Sequence, numComputed: number): void {
     if (!this.enablePrefixCaching) return;
+    // solution 3.3 (about 6 lines)
+    // hint: From block 0 on: a block's content is the prefix of the next. `remember` what has no content yet.
+    // hint: (After each decode step at most the last full block is new, so the solution searches from the end.)
     const full = Math.floor(numComputed / this.blockSize);
     let first = full;
     while (first > 0 && !this.blocks[seq.blockTable[first - 1]].content) first--;
@@ -99,12 +121,19 @@ export class BlockManager {
     for (let i = first; i < full; i++) {
       prefix = this.remember(this.blocks[seq.blockTable[i]], seq.block(i), prefix);
     }
+    // end solution
   }
 
-  /** Known blocks that hold the sequence's first tokens. */
+  /**
+   * Known blocks that hold the sequence's first tokens, as many as there are without a gap; but one token at least must be
+   * left to compute. Changes nothing.
+   */
   private findPrefix(seq: Sequence): Block[] {
     const found: Block[] = [];
     if (!this.enablePrefixCaching) return found;
+    // solution 3.3 (about 9 lines)
+    // hint: Look block after block up, each with the content of the one before as its prefix; stop at the first that
+    // hint: is not known. How many blocks can 8 tokens in blocks of 4 take over, if the last token must be left?
     // At least one token must be computed, or there would be no logits to draw the next one from.
     const most = Math.floor((seq.numTokens - 1) / this.blockSize);
     let prefix: Content | null = null;
@@ -115,19 +144,26 @@ export class BlockManager {
       prefix = block.content;
     }
     return found;
+    // end solution
   }
 
   /**
-   * A hash only says where to look. The tokens are compared, and so is the prefix: two different prefixes whose hashes
-   * collide could be followed by the same tokens, whose keys and values would still differ.
+   * The findable block that holds these tokens after this prefix. A hash only says where to look. The tokens are compared,
+   * and so is the prefix: two different prefixes whose hashes collide could be followed by the same tokens, whose keys
+   * and values would still differ.
    */
   private lookUp(tokenIds: readonly number[], prefix: Content | null): Block | undefined {
+    // solution 3.3 (about 4 lines)
+    // hint: `byHash` under `hash(tokenIds, the prefix's hash or null)`. Then see whether it really is what you want:
+    // hint: the same prefix object, and the same tokens.
     const block = this.byHash.get(this.hash(tokenIds, prefix?.hash ?? null));
     const content = block?.content;
     if (!content || content.prefix !== prefix) return undefined;
     return content.tokenIds.every((token, i) => token === tokenIds[i]) ? block : undefined;
+    // end solution
   }
 
+  /** Notes what a full block holds, and makes it findable. @returns its content, the prefix of the block after it. */
   private remember(block: Block, tokenIds: readonly number[], prefix: Content | null): Content {
     const known = this.lookUp(tokenIds, prefix);
     if (known?.content) {
@@ -136,24 +172,44 @@ export class BlockManager {
       block.content = known.content;
       return known.content;
     }
+    // solution 3.3 (about 4 lines)
+    // hint: The hash is chained: it is made from these tokens *and* the hash of the prefix.
     const hash = this.hash(tokenIds, prefix?.hash ?? null);
     block.content = { hash, tokenIds, prefix };
     this.byHash.set(hash, block);
     return block.content;
+    // end solution
   }
 
+  /** One more block table holds this block, which may have been free. */
   private share(block: Block): void {
+    // solution 3.1 (about 1 line)
+    // hint: A block is on the free list exactly while its refCount is 0.
     if (block.refCount++ === 0) this.free.delete(block);
+    // end solution
   }
 
+  /**
+   * The block that has been free the longest, with one reference. What it held is forgotten: it will be overwritten.
+   * @throws Error when no block is free.
+   */
   private takeFree(): Block {
+    // solution 3.1 (about 6 lines)
+    // hint: A Set keeps the order of insertion: `const [block] = this.free` is the first that came, or undefined.
+    // hint: `forget` is below.
     const [block] = this.free;
     if (!block) throw new Error('takeFree was called with no block free: the caller must check first.');
     this.free.delete(block);
-    if (block.content && this.byHash.get(block.content.hash) === block) this.byHash.delete(block.content.hash);
-    block.content = null;
+    this.forget(block);
     block.refCount = 1;
     return block;
+    // end solution
+  }
+
+  /** What the block holds can no longer be found. */
+  private forget(block: Block): void {
+    if (block.content && this.byHash.get(block.content.hash) === block) this.byHash.delete(block.content.hash);
+    block.content = null;
   }
 
   /**
