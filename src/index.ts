@@ -1,8 +1,16 @@
 export { ReferenceBackend } from '#nano/backends/reference/index';
 export { filterTokens, gumbelMax } from '#nano/backends/reference/sample';
+export { meanNumber, poissonArrivals } from '#nano/bench/arrivals';
+export { Costs, floorSeconds, ridge } from '#nano/bench/costs';
+export { PythonRandom } from '#nano/bench/python-random';
+export { requestTimes, serviceTimes, type Timeline } from '#nano/bench/request-times';
+export { holdsZero, mean, percentile, percentiles, sliceMeans, trend } from '#nano/bench/statistics';
 export { Config, type ConfigOptions } from '#nano/config';
+export { kvHeadShard, shardOf, vocabShard } from '#nano/distributed/shards';
+export { encodeStep } from '#nano/distributed/step-message';
 export { BlockManager } from '#nano/engine/block-manager';
 export { buildEngine } from '#nano/engine/build-engine';
+export { graphBatchSizes } from '#nano/engine/decode-graph';
 export type { Prompt } from '#nano/engine/llm-engine';
 export type { TokenLogprobs } from '#nano/engine/logprobs';
 export { packPrefill } from '#nano/engine/model-runner';

@@ -1,10 +1,11 @@
+import { acceptPrompt } from '#nano/engine/accept';
 import { BlockManager } from '#nano/engine/block-manager';
+import type { TokenLogprobs } from '#nano/engine/logprobs';
 import type { ModelRunner, StepResult } from '#nano/engine/model-runner';
 import type { RequestUpdate } from '#nano/engine/outputs';
 import { Request } from '#nano/engine/request';
 import { type Batch, Scheduler } from '#nano/engine/scheduler';
 import { Sequence } from '#nano/engine/sequence';
-import { InvalidRequestError } from '#nano/errors';
 import { type SamplingOptions, SamplingParams } from '#nano/sampling-params';
 import type { TokenHash } from '#nano/utils/hash';
 import type { Tokenizer } from '#nano/utils/tokenizer';
@@ -52,13 +53,18 @@ interface StepInFlight {
   readonly launchedAt: number;
 }
 
-/** Takes requests in, and moves all of them forward by one step at a time. */
+/**
+ * Takes requests in, and moves all of them forward by one step at a time: `launchNext` (the scheduler decides, the runner
+ * computes), `settle` (the results are there), `takeIn` and `advance` (tokens become text, some requests end).
+ */
 export class LLMEngine {
+  /** Those that have not ended. */
   private readonly requests = new Map<Sequence, Request>();
   private readonly blockManager: BlockManager;
   private readonly scheduler: Scheduler;
   private nextRequestId = 0;
-  private finishedBetweenSteps: RequestUpdate[] = [];
+  /** Updates for the next `step` to return: of requests that were aborted, or whose launch failed. */
+  private endedOtherwise: RequestUpdate[] = [];
   /** Oldest first: at most one when `step` returns, and two within it. */
   private readonly inFlight: StepInFlight[] = [];
   private lastStepEndedAt = 0;
@@ -83,8 +89,12 @@ export class LLMEngine {
     this.scheduler = new Scheduler(this.blockManager, options, new Set(options.eosTokenIds));
   }
 
+  /** Whether another `step` is needed: for a request, for a step in flight, or for updates nobody has fetched yet. */
   get hasUnfinishedRequests(): boolean {
-    return !this.scheduler.isFinished || this.finishedBetweenSteps.length > 0 || this.inFlight.length > 0;
+    // solution 5.5 (1 line)
+    // hint: Three places to look: the scheduler (isFinished), `inFlight` and `endedOtherwise`.
+    return !this.scheduler.isFinished || this.inFlight.length > 0 || this.endedOtherwise.length > 0;
+    // end solution
   }
 
   get numPreemptions(): number {
@@ -97,13 +107,16 @@ export class LLMEngine {
 
   /**
    * Queues a request.
-   * @returns its id, which updates carry.
+   * @returns its id, which updates carry: 0 for the first, then 1, 2, …
    * @throws InvalidRequestError when the prompt or a parameter cannot be served; the engine is unchanged.
    */
   addRequest(prompt: Prompt, params: SamplingParams | SamplingOptions = {}): number {
+    // solution 5.5 (about 9 lines)
+    // hint: First what may refuse it: SamplingParams (if they are still options), then `acceptPrompt`, which gives the token ids.
+    // hint: Then an id, a Sequence (the id is its requestIndex) and a Request, which wants the prompt where it is text.
+    // hint: Note both in `requests`, count promptTokens, and give the sequence to the scheduler.
     const samplingParams = params instanceof SamplingParams ? params : new SamplingParams(params);
-    const tokenIds = this.promptTokens(prompt);
-    this.checkRequest(tokenIds, samplingParams);
+    const tokenIds = acceptPrompt(prompt, samplingParams, this.options);
     const id = this.nextRequestId++;
     const seq = new Sequence(tokenIds, samplingParams, this.options.kvCacheBlockSize, id);
     const text = typeof prompt === 'string' ? prompt : undefined;
@@ -111,40 +124,61 @@ export class LLMEngine {
     this.counters.promptTokens += tokenIds.length;
     this.scheduler.add(seq);
     return id;
+    // end solution
   }
 
-  /** Ends a request early. Its update, with what it has so far, comes with the next step. Unknown ids are ignored. */
+  /**
+   * Ends a request early. Its update, with what it has so far, comes with the next step: no new token, the text that was held back,
+   * and the output with finishReason 'abort'. Ids that are unknown, or whose request has ended, are ignored.
+   */
   abort(requestId: number): void {
+    // solution 5.6 (about 7 lines)
+    // hint: Find the request in `requests` by its id. End its sequence in the scheduler: that gives its blocks back.
+    // hint: It leaves `requests`, and its update joins `endedOtherwise`. First flush, then make the update: the output
+    // hint: holds all the text.
     for (const [seq, request] of this.requests) {
       if (request.id !== requestId) continue;
       this.scheduler.finish(seq, 'abort');
       this.requests.delete(seq);
-      this.finishedBetweenSteps.push(request.update(request.flush(), []));
+      this.endedOtherwise.push(request.update(request.flush(), []));
       return;
     }
+    // end solution
   }
 
   /**
    * Takes in the results of one step, and before that launches what can be launched: that step, and with run-ahead
    * the one after it, so that the device never waits for the host to read tokens, look for stops, schedule and
    * prepare inputs.
+   * @returns what happened to requests since the last call: each update once. Calls must not overlap.
    */
   async step(): Promise<RequestUpdate[]> {
-    const updates = this.finishedBetweenSteps;
-    this.finishedBetweenSteps = [];
-    while (this.inFlight.length < (this.options.runAhead ? 2 : 1)) {
-      const batch = this.scheduler.schedule();
-      if (batch.seqs.length === 0) break;
-      try {
-        this.launch(batch);
-      } catch (error) {
-        updates.push(...this.fail(batch, error));
-        break; // not another try: the step in flight must be taken in before the scheduler is asked again
-      }
+    // solution 5.5 (about 8 lines)
+    // hint: `launchNext` while it returns true and fewer than one step (with options.runAhead: two) are in flight.
+    // hint: Then take what is in `endedOtherwise`, and leave it empty.
+    // hint: Then `settle` the oldest step in flight, if there is one. Never wait for the younger.
+    const atOnce = this.options.runAhead ? 2 : 1;
+    while (this.inFlight.length < atOnce) {
+      if (!this.launchNext()) break;
     }
+    const updates = this.endedOtherwise.splice(0);
     const [oldest] = this.inFlight;
     if (oldest) updates.push(...(await this.settle(oldest)));
     return updates;
+    // end solution
+  }
+
+  /** @returns whether another try makes sense: not when there was nothing to compute, or the launch failed. */
+  private launchNext(): boolean {
+    const batch = this.scheduler.schedule();
+    if (batch.seqs.length === 0) return false;
+    try {
+      this.launch(batch);
+      return true;
+    } catch (error) {
+      this.endedOtherwise.push(...this.fail(batch, error));
+      return false; // the step in flight must be taken in before the scheduler is asked again
+    }
   }
 
   private launch(batch: Batch): void {
@@ -158,23 +192,75 @@ export class LLMEngine {
     this.inFlight.push({ batch, result, numPrefillTokens, launchedAt });
   }
 
+  /** Waits for the oldest step in flight. It leaves `inFlight`, whether it succeeds or fails. */
   private async settle(step: StepInFlight): Promise<RequestUpdate[]> {
-    const { batch } = step;
     try {
-      const { tokenIds, logprobs } = await step.result;
-      const advanced = this.scheduler.postprocess(batch, tokenIds);
-      this.count(step, advanced.length);
-      return advanced.flatMap((i) => {
-        const request = this.requests.get(batch.seqs[i]);
-        return request ? [this.advance(request, logprobs.get(i))] : [];
-      });
+      return this.takeIn(step, await step.result);
     } catch (error) {
       // A step launched on top of it goes on, without these requests: nobody else has used what this one computed,
       // since its blocks could not be found yet. Whether the device still works, that step will tell.
-      return this.fail(batch, error);
+      return this.fail(step.batch, error);
     } finally {
       this.inFlight.shift();
     }
+  }
+
+  /** A step has succeeded: one update for each request that got a token. */
+  private takeIn(step: StepInFlight, { tokenIds, logprobs }: StepResult): RequestUpdate[] {
+    // solution 5.5 (about 6 lines)
+    // hint: `scheduler.postprocess` appends the tokens and returns places in the batch. They are not all: a prompt that is not
+    // hint: computed to its end draws nothing, and a sequence that ended meanwhile has no use for its token.
+    // hint: `count` wants to know how many they are. `advance` each one's request, with its entry in `logprobs`, if any.
+    const { seqs } = step.batch;
+    const advanced = this.scheduler.postprocess(step.batch, tokenIds);
+    this.count(step, advanced.length);
+    return advanced.flatMap((i) => {
+      const request = this.requests.get(seqs[i]);
+      return request ? [this.advance(request, logprobs.get(i))] : [];
+    });
+    // end solution
+  }
+
+  /** The request's sequence has just got a token, and may have ended by it. */
+  private advance(request: Request, logprobs: TokenLogprobs | undefined): RequestUpdate {
+    // solution 5.5 (about 9 lines)
+    // hint: Count it in generatedTokens. `request.advance` takes the token in and gives the text that it makes certain.
+    // hint: If the sequence has ended and no stop string has appeared (`request.isStopped`), nothing more will come:
+    // hint: `request.flush` gives the text that was held back.
+    // hint: If a stop string has appeared, end the sequence in the scheduler. Where postprocess has ended it already, by its
+    // hint: length, the reason becomes 'stop' all the same. What has ended leaves `requests`.
+    const { seq } = request;
+    const tokenId = seq.lastToken;
+    this.counters.generatedTokens++;
+    let text = request.advance(tokenId, logprobs);
+    if (seq.isFinished && !request.isStopped) text += request.flush();
+    if (request.isStopped) {
+      this.scheduler.finish(seq, 'stop');
+      seq.finishReason = 'stop';
+    }
+    if (seq.isFinished) this.requests.delete(seq);
+    return request.update(text, [tokenId], logprobs);
+    // end solution
+  }
+
+  /**
+   * A failed step ends the requests that were in it, and only those.
+   * @returns one update for each of them that had not ended: no text, no tokens, no logprobs, and the error, which is an Error
+   *   also where something else was thrown.
+   */
+  private fail(batch: Batch, cause: unknown): RequestUpdate[] {
+    // solution 5.6 (about 8 lines)
+    // hint: As in `abort`: the scheduler ends the sequence, and the request leaves `requests`. A sequence that is not in
+    // hint: `requests` has ended before, and its caller knows.
+    const error = cause instanceof Error ? cause : new Error(String(cause));
+    return batch.seqs.flatMap((seq) => {
+      const request = this.requests.get(seq);
+      if (!request) return [];
+      this.scheduler.finish(seq, 'abort');
+      this.requests.delete(seq);
+      return [{ requestId: request.id, text: '', tokenIds: [], logprobs: undefined, error }];
+    });
+    // end solution
   }
 
   /** Gives back what the device holds for the engine. End all requests first, and step until there are none. */
@@ -185,67 +271,6 @@ export class LLMEngine {
   /** @throws Error when the block manager's books are not in order. For tests. */
   checkIntegrity(): void {
     this.blockManager.checkIntegrity(this.requests.keys());
-  }
-
-  private advance(request: Request, logprobs: Parameters<Request['advance']>[1]): RequestUpdate {
-    const { seq } = request;
-    const tokenId = seq.lastToken;
-    this.counters.generatedTokens++;
-    let text = request.advance(tokenId, logprobs);
-    if (seq.isFinished && !request.isStopped) text += request.flush();
-    // A stop string also wins over a length reached by the same token.
-    if (request.isStopped) {
-      this.scheduler.finish(seq, 'stop');
-      seq.finishReason = 'stop';
-    }
-    if (seq.isFinished) this.requests.delete(seq);
-    return request.update(text, [tokenId], logprobs);
-  }
-
-  /** A failed step ends the requests that were in it, and only those. */
-  private fail(batch: Batch, cause: unknown): RequestUpdate[] {
-    const error = cause instanceof Error ? cause : new Error(String(cause));
-    return batch.seqs.flatMap((seq) => {
-      const request = this.requests.get(seq);
-      if (!request) return [];
-      this.scheduler.finish(seq, 'abort');
-      this.requests.delete(seq);
-      return [{ requestId: request.id, text: '', tokenIds: [], logprobs: undefined, error }];
-    });
-  }
-
-  private promptTokens(prompt: Prompt): readonly number[] {
-    if (typeof prompt !== 'string') return prompt;
-    if (!this.options.tokenizer) {
-      throw new InvalidRequestError('The model has no tokenizer.json: give the prompt as token ids, or add that file.');
-    }
-    return this.options.tokenizer.encode(prompt);
-  }
-
-  private checkRequest(tokenIds: readonly number[], params: SamplingParams): void {
-    const { maxModelLen, vocabSize, tokenizer } = this.options;
-    if (tokenIds.length === 0) {
-      throw new InvalidRequestError('The prompt is empty: give at least one token.');
-    }
-    if (tokenIds.length >= maxModelLen) {
-      throw new InvalidRequestError(
-        `The prompt has ${tokenIds.length} tokens; with maxModelLen ${maxModelLen} at most ${maxModelLen - 1} fit, ` +
-          'which leaves room for one token of output. Shorten it or raise maxModelLen.',
-      );
-    }
-    const check = (what: string, ids: readonly number[]) => {
-      const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-      if (bad !== undefined) {
-        throw new InvalidRequestError(
-          `${what} ${bad} is not in the vocabulary: ids are whole numbers from 0 to ${vocabSize - 1}.`,
-        );
-      }
-    };
-    check('Token id', tokenIds);
-    check('stopTokenIds entry', params.stopTokenIds);
-    if (params.stop.length > 0 && !tokenizer) {
-      throw new InvalidRequestError('Stop strings need a tokenizer, and the model has none: use stopTokenIds.');
-    }
   }
 
   private noteCachedPrompts(batch: Batch): void {

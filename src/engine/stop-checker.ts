@@ -28,12 +28,17 @@ export class StopChecker {
     this.includeStop = includeStopStrInOutput;
   }
 
-  /** Adds text; returns what is certain to belong to the output. Look at `matched` afterwards. */
+  /**
+   * Adds text; returns what is certain to belong to the output. Look at `matched` afterwards: it is set as soon as a stop string
+   * is complete, and what is returned then ends before it (or behind it, with includeStopStrInOutput).
+   */
   push(text: string): string {
     if (this.matched !== undefined) return '';
     if (this.stops.length === 0) return text;
+    // solution 5.4 (about 12 lines)
+    // hint: The text joins `held`. If there is a match in it, set `matched`, hold nothing more, and return what lies before.
+    // hint: If there is none, everything is certain but the end that may be the beginning of a stop string.
     this.held += text;
-
     const match = this.firstMatch();
     if (match !== undefined) {
       this.matched = match.stop;
@@ -45,6 +50,7 @@ export class StopChecker {
     const out = this.held.slice(0, certain);
     this.held = this.held.slice(certain);
     return out;
+    // end solution
   }
 
   /** The end of the text: what was held back did not become a stop string. */
@@ -54,7 +60,10 @@ export class StopChecker {
     return out;
   }
 
+  /** The match in `held` whose last character comes first, and of those the longest; `end` is the index behind it. */
   private firstMatch(): { stop: string; end: number } | undefined {
+    // solution 5.4 (about 8 lines)
+    // hint: `indexOf` gives the first place of one stop string. Compare where they end, not where they begin.
     let first: { stop: string; end: number } | undefined;
     for (const stop of this.stops) {
       const start = this.held.indexOf(stop);
@@ -64,10 +73,14 @@ export class StopChecker {
       if (sooner || (end === first?.end && stop.length > first.stop.length)) first = { stop, end };
     }
     return first;
+    // end solution
   }
 
   /** Length of the longest end of `held` that is the beginning of a stop string. */
   private possibleStart(): number {
+    // solution 5.4 (about 7 lines)
+    // hint: For each stop string try its beginnings, the longest first: does `held` end with it? The beginning that is the
+    // hint: whole stop string needs no try: it would be a match.
     let longest = 0;
     for (const stop of this.stops) {
       for (let length = Math.min(stop.length - 1, this.held.length); length > longest; length--) {
@@ -75,5 +88,6 @@ export class StopChecker {
       }
     }
     return longest;
+    // end solution
   }
 }
