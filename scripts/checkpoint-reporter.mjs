@@ -1,56 +1,46 @@
-// Prints a checkpoint task by task: done, to do, or what was expected, what came and where to read. Tests are
-// named after their tasks: describe('1.3 …', () => test('…')).
-import { relative } from 'node:path';
+// Prints a graded checkpoint task by task: done, to do, or what was expected, what came and where to read.
 import { styleText } from 'node:util';
 
-const colour = (style, text) => (process.stdout.isTTY && !process.env.NO_COLOR ? styleText(style, text) : text);
+export const colour = (style, text) => (process.stdout.isTTY && !process.env.NO_COLOR ? styleText(style, text) : text);
 const indent = (text, by) => text.replaceAll('\n', `\n${' '.repeat(by)}`);
 
-export default class CheckpointReporter {
-  onTestRunEnd(modules, unhandled) {
-    const day = process.env.NANOVLLM_CHECKPOINT;
-    console.log(`\nDay ${day}: ${process.env.NANOVLLM_CHECKPOINT_OF}\n`);
-    for (const error of [...unhandled, ...modules.flatMap((module) => module.errors())]) {
-      console.log(`${colour('red', '✗')} The files could not be loaded: ${describe(error)}\n`);
-    }
-    const tests = modules.flatMap((module) => [...module.children.allTests()]);
-    const ran = tests.filter((test) => ['passed', 'failed'].includes(test.result().state));
-    for (const [task, checks] of Map.groupBy?.(ran, taskOf) ?? groupBy(ran, taskOf)) printTask(task, checks);
-    const passed = ran.filter((test) => test.result().state === 'passed').length;
-    if (ran.length === 0) console.log('No check ran.');
-    else if (passed < ran.length) console.log(`\nThe lesson: days/day${day}/README.md`);
-    console.log(`\n${passed} passed, ${ran.length - passed} failed`);
-    if (ran.length === 0) process.exitCode = 1;
-  }
+/** Done, to do, failing: told apart without colours too. */
+export const MARKS = { done: colour('green', '✓'), todo: colour('yellow', '·'), failing: colour('red', '✗') };
+
+/** @param graded what `grade` of checkpoint.mjs found out about `subject` */
+export function printDay({ day, problems, tasks }, subject) {
+  console.log(`\nDay ${day}: ${subject}\n`);
+  for (const problem of problems) printProblem(problem);
+  for (const task of tasks) printTask(task);
+  const sum = (count) => tasks.reduce((total, task) => total + count(task), 0);
+  const passed = sum((task) => task.passed);
+  const failed = sum((task) => task.checks.length - task.passed);
+  const ungraded = sum((task) => (task.obstacle ? 1 : 0));
+  if (failed + ungraded > 0) console.log(`\nThe lesson: days/day${day}/README.md`);
+  const unknown = ungraded > 0 ? `; ${ungraded} ${ungraded === 1 ? 'task' : 'tasks'} not graded` : '';
+  console.log(`\n${passed} passed, ${failed} failed${unknown}`);
 }
 
-const taskOf = (test) => test.parent.name;
-
-/** Node 20 has no Map.groupBy. */
-function groupBy(items, keyOf) {
-  const groups = new Map();
-  for (const item of items) groups.set(keyOf(item), [...(groups.get(keyOf(item)) ?? []), item]);
-  return groups;
+/** What concerns no task alone. */
+export function printProblem({ what, error }) {
+  console.log(`${MARKS.failing} ${what}${error ? `: ${indent(describe(error), 4)}` : ''}\n`);
 }
 
-function printTask(task, checks) {
-  const failed = checks.filter((check) => check.result().state === 'failed');
-  const errors = failed.flatMap((check) => check.result().errors);
-  const todo = errors.find((error) => error.name === 'TodoError');
-  const number = task.split(' ')[0];
-  if (failed.length === 0) {
-    console.log(`${colour('green', '✓')} ${task}: all ${checks.length} checks pass`);
-  } else if (todo && todo.task === number && errors.every((error) => error.name === 'TodoError')) {
-    const done = checks.length - failed.length;
-    console.log(
-      `${colour('yellow', '·')} ${task}: to do${done > 0 ? ` (${done} of ${checks.length} checks pass)` : ''}`,
-    );
-    console.log(`    ${todo.message}`);
+function printTask({ task, title, verdict, checks, passed, obstacle }) {
+  const mark = `${MARKS[verdict]} ${task} ${title}`;
+  const failed = checks.filter(({ errors }) => errors.length > 0);
+  if (obstacle) {
+    console.log(`${mark}: ${obstacle}`);
+  } else if (verdict === 'done') {
+    console.log(`${mark}: all ${checks.length} checks pass`);
+  } else if (verdict === 'todo') {
+    console.log(`${mark}: to do${passed > 0 ? ` (${passed} of ${checks.length} checks pass)` : ''}`);
+    console.log(`    ${failed[0].errors[0].message}`);
   } else {
-    console.log(`${colour('red', '✗')} ${task}: ${failed.length} of ${checks.length} checks fail`);
-    for (const check of failed) {
-      console.log(`    ${colour('red', '✗')} ${check.name}`);
-      for (const error of check.result().errors) console.log(`        ${indent(describe(error), 8)}`);
+    console.log(`${mark}: ${failed.length} of ${checks.length} checks fail`);
+    for (const { check, errors } of failed) {
+      console.log(`    ${MARKS.failing} ${check}`);
+      for (const error of errors) console.log(`        ${indent(describe(error), 8)}`);
     }
   }
 }
@@ -66,14 +56,10 @@ function describe(error) {
     lines.push(
       error.name === 'AssertionError'
         ? error.message.replace(/ \/\/ Object\.is.*/, '')
-        : `${error.name}: ${error.message}`,
+        : `${error.name}: ${error.message.replace(/\nIf this is a long-running test.*/s, '')}`,
     );
   }
-  const files = error.stacks?.map(({ file, line }) => `${relative(process.cwd(), file)}:${line}`) ?? [];
-  const mine =
-    files.find((file) => /^(days|dist)\/.*(?<!\.test)\.ts:/.test(file)) ??
-    files.find((file) => file.startsWith('days/'));
-  if (mine) lines.push(colour('gray', `at ${mine}`));
+  if (error.at) lines.push(colour('gray', `at ${error.at}`));
   return lines.join('\n');
 }
 

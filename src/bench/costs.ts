@@ -1,41 +1,98 @@
+import type { Limits } from '#nano/bench/limits';
 import type { ModelConfig } from '#nano/models/model-config';
 
-/** What computing with a model costs each rank at least, by arithmetic. */
+/** What computing with a model costs each rank at least, by arithmetic. An operation is one multiplication or one addition. */
 export class Costs {
-  /** Keys and values of one token in all layers, on one rank. */
-  readonly kvBytesPerToken: number;
-  /** Weights of the layers, and of the LM head, in elements. */
-  private readonly layerWeights: number;
-  private readonly headWeights: number;
-
   constructor(
     private readonly model: ModelConfig,
-    /** All weights, which a decode step reads once. */
+    /** All weights of a rank, which every step reads once. */
     private readonly weightBytes: number,
-    elementBytes: number,
+    /** Bytes of a number in the KV cache. */
+    private readonly elementBytes: number,
     /** Over which keys, values and operations are spread. */
     private readonly ranks = 1,
-  ) {
-    const { hiddenSize: H, intermediateSize: I, numAttentionHeads: Hq, numKeyValueHeads: Hkv, headDim: D } = model;
-    const { numHiddenLayers: layers, vocabSize } = model;
-    this.kvBytesPerToken = (2 * layers * Hkv * D * elementBytes) / ranks;
-    this.layerWeights = layers * (H * (Hq + 2 * Hkv) * D + Hq * D * H + 3 * H * I);
-    this.headWeights = H * vocabSize;
+  ) {}
+
+  /** Keys and values of one token in all layers, on one rank. */
+  get kvBytesPerToken(): number {
+    const { numHiddenLayers, numKeyValueHeads, headDim } = this.model;
+    // solution 7.3 (about 1 line)
+    // hint: By hand for Qwen3-0.6B on one rank: 114,688.
+    return (2 * numHiddenLayers * numKeyValueHeads * headDim * this.elementBytes) / this.ranks;
+    // end solution
   }
 
-  /** Bytes a decode step reads whose sequences have `contextTokens` tokens altogether. */
+  /** Bytes a decode step reads whose sequences have `contextTokens` tokens altogether: weights, keys and values. */
   decodeBytes(contextTokens: number): number {
+    // solution 7.3 (1 line)
+    // hint: The weights once, however many sequences there are. Every sequence has keys and values of its own.
     return this.weightBytes + contextTokens * this.kvBytesPerToken;
+    // end solution
   }
 
-  /** Operations to prefill prompts of these lengths: each token by each weight, each query by each key before it. */
+  /** Operations of a decode step: one token for each of `batch` sequences, which have `contextTokens` tokens altogether. */
+  decodeOps(batch: number, contextTokens: number): number {
+    // solution 7.3 (about 1 line)
+    // hint: Each sequence meets all weights of layers and LM head; its query meets each token of its context (`pairOps`).
+    return (2 * batch * (this.layerWeights + this.headWeights) + contextTokens * this.pairOps) / this.ranks;
+    // end solution
+  }
+
+  /** Bytes that a prefill of prompts with `promptTokens` tokens altogether moves: it reads the weights, and writes keys and values. */
+  prefillBytes(promptTokens: number): number {
+    // solution 7.3 (1 line)
+    // hint: That a kernel reads keys again for every tile of queries is its own affair: a floor counts what nobody can avoid.
+    return this.weightBytes + promptTokens * this.kvBytesPerToken;
+    // end solution
+  }
+
+  /**
+   * Operations to prefill prompts of these lengths: each token by each weight of the layers, each query by each key up to its own
+   * position, and the LM head for the last token of each prompt.
+   */
   prefillOps(lengths: readonly number[]): number {
-    const { numHiddenLayers, numAttentionHeads, headDim } = this.model;
-    const perPair = 4 * numHiddenLayers * numAttentionHeads * headDim;
+    // solution 7.3 (about 7 lines)
+    // hint: Query i of a prompt (from 1) meets i keys. 1 + 2 + … + n is n · (n + 1) / 2.
     const ops = lengths.reduce(
-      (sum, n) => sum + 2 * (n * this.layerWeights + this.headWeights) + (perPair * n * (n + 1)) / 2,
+      (sum, n) => sum + 2 * (n * this.layerWeights + this.headWeights) + (this.pairOps * n * (n + 1)) / 2,
       0,
     );
     return ops / this.ranks;
+    // end solution
   }
+
+  /** Weights of all layers, and of the LM head, that a token is multiplied with: on all ranks together, as all operations here. */
+  private get layerWeights(): number {
+    const { hiddenSize: H, intermediateSize: I, numAttentionHeads: Hq, numKeyValueHeads: Hkv, headDim: D } = this.model;
+    return this.model.numHiddenLayers * (H * (Hq + 2 * Hkv) * D + Hq * D * H + 3 * H * I);
+  }
+
+  private get headWeights(): number {
+    return this.model.hiddenSize * this.model.vocabSize;
+  }
+
+  /** Operations when one token looks at one token, in all layers and heads: query · key, and weight · value. */
+  private get pairOps(): number {
+    const { numHiddenLayers, numAttentionHeads, headDim } = this.model;
+    return 4 * numHiddenLayers * numAttentionHeads * headDim;
+  }
+}
+
+/**
+ * The roofline: seconds that work takes at least on a machine which moves so many bytes and does so many operations a second. It does
+ * both at a time, so the slower of the two decides.
+ */
+export function floorSeconds(bytes: number, operations: number, { bandwidth, matrixRate }: Limits): number {
+  // solution 7.3 (1 line)
+  // hint: Not their sum: weights for the next product travel while this one is computed.
+  return Math.max(bytes / bandwidth, operations / matrixRate);
+  // end solution
+}
+
+/** Operations a byte at which a machine is equally long at both. Work with fewer is bound by memory, with more by arithmetic. */
+export function ridge({ bandwidth, matrixRate }: Limits): number {
+  // solution 7.3 (1 line)
+  // hint: By hand for an H100: 727e12 operations and 3.02e12 bytes a second give 241.
+  return matrixRate / bandwidth;
+  // end solution
 }

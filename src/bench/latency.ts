@@ -1,17 +1,22 @@
+import { floorSeconds, ridge } from '#nano/bench/costs';
 import { BenchEngine } from '#nano/bench/engine';
+import type { Limits } from '#nano/bench/limits';
 import type { BenchContext } from '#nano/bench/options';
 import { nanoVllm } from '#nano/bench/peers';
 import type { BenchRow } from '#nano/bench/report';
+import { type RequestTimes, requestTimes, serviceTimes } from '#nano/bench/request-times';
+import { bestAndMedian } from '#nano/bench/statistics';
 import type { Backend } from '#nano/tensor/kernels';
 
 const MIB = 2 ** 20;
 
 /**
  * How long requests that arrive together wait for the first token of the last of them (TTFT), and then for each further one
- * (TPOT): greedy, prompts of equal length, nothing else running.
+ * (TPOT): greedy, prompts of equal length, nothing else running. A table adds the distribution of all gaps between tokens, and how
+ * long whole requests took.
  */
 export async function latency(context: BenchContext): Promise<BenchRow[]> {
-  const { shape, inputLen, repeats, limits, log } = context;
+  const { shape, inputLen = [512], repeats, limits, log } = context;
   const machine = limits();
   const batchesOn = ({ name }: Backend) => context.batch ?? (name === 'cuda' ? [1, 16, 64] : [1]);
   const outputsOn = ({ name }: Backend) => context.outputLen ?? (name === 'cuda' ? 128 : 32);
@@ -26,29 +31,31 @@ export async function latency(context: BenchContext): Promise<BenchRow[]> {
   await measure(bench, 1, inputLen[0], 2); // the first request of a process also pays for what is loaded on demand
   for (const batch of batchesOn(backend)) {
     for (const length of inputLen) {
-      const runs: Times[] = [];
+      const runs: Run[] = [];
       for (let i = 0; i < repeats; i++) runs.push(await measure(bench, batch, length, outputLen));
       const what = `${batch} × ${length}`;
-      const first = summary(runs.map((run) => run.first));
-      const next = summary(runs.map((run) => run.next));
-      const operations = costs.prefillOps(Array(batch).fill(length));
-      const bytes = costs.decodeBytes(batch * (length + outputLen / 2));
-      const boundFirst = machine && { bound: (1e3 * operations) / machine.matrixRate, boundIs: 'prefill operations' };
-      const boundNext = machine && {
-        bound: (1e3 * bytes) / machine.bandwidth,
-        boundIs: 'weights, keys and values read',
-      };
+      const first = bestAndMedian(runs.map((run) => run.first));
+      const next = bestAndMedian(runs.map((run) => run.next));
+      const contexts = batch * (length + outputLen / 2); // on average over the steps
+      const prefill = [costs.prefillBytes(batch * length), costs.prefillOps(Array(batch).fill(length))] as const;
+      const decode = [costs.decodeBytes(contexts), costs.decodeOps(batch, contexts)] as const;
+      const boundFirst = floor(prefill, machine, 'weights read, keys and values written', 'prefill operations');
+      const boundNext = floor(decode, machine, 'weights, keys and values read', 'decode operations');
       const peer = (figure: string) => nanoVllm(`latency ${what} ${figure} ms`, shape, backend);
       rows.push(
         { what: `${what}: first token`, ...first, unit: 'ms', ...boundFirst, ...peer('first') },
         { what: `${what}: each next token`, ...next, unit: 'ms', ...boundNext, ...peer('next') },
         { what: `${what}: prefill`, value: (1e3 * batch * length) / first.value, unit: 'tok/s' },
         { what: `${what}: decode`, value: (1e3 * batch) / next.value, unit: 'tok/s' },
+        ...distribution(what, runs),
       );
       log(`${what}: first ${first.value.toFixed(2)} ms, next ${next.value.toFixed(3)} ms`);
     }
   }
-  if (machine) rows.push({ what: 'memory bandwidth', value: machine.bandwidth / 1e9, unit: 'GB/s' });
+  if (machine) {
+    rows.push({ what: 'memory bandwidth', value: machine.bandwidth / 1e9, unit: 'GB/s' });
+    rows.push({ what: 'matrix products', value: machine.matrixRate / 1e12, unit: 'TFLOP/s' });
+  }
   if (backend.name !== 'cuda') {
     const kvBytes = backend.allocatedBytes - built.weightBytes - built.ops.arenaBytes;
     rows.push({
@@ -63,31 +70,55 @@ export async function latency(context: BenchContext): Promise<BenchRow[]> {
   return rows;
 }
 
-interface Times {
-  /** Milliseconds. */
-  readonly first: number;
-  readonly next: number;
+/** What the hardware allows, in milliseconds, and by which of its limits. */
+function floor(
+  [bytes, operations]: readonly [bytes: number, operations: number],
+  machine: Limits | undefined,
+  byMemory: string,
+  byArithmetic: string,
+): Pick<BenchRow, 'bound' | 'boundIs'> {
+  if (!machine) return {};
+  const boundIs = operations / bytes < ridge(machine) ? byMemory : byArithmetic;
+  return { bound: 1e3 * floorSeconds(bytes, operations, machine), boundIs };
 }
 
-async function measure(bench: BenchEngine, batch: number, length: number, outputLen: number): Promise<Times> {
+/** Over all requests of all runs. */
+function distribution(what: string, runs: readonly Run[]): BenchRow[] {
+  const { interToken, endToEnd } = serviceTimes(runs.flatMap(({ requests }) => requests));
+  const table = 'Distribution over tokens and over requests: ms, by requests × prompt tokens';
+  return Object.entries({ 'next token': interToken, 'end to end': endToEnd }).flatMap(([name, of]) =>
+    Object.entries(of ?? {}).map(([p, value]) => ({ table, what, column: `${name} ${p}`, unit: 'ms', value })),
+  );
+}
+
+interface Run {
+  /** Milliseconds until every request had its first token, and then for each further one. */
+  readonly first: number;
+  readonly next: number;
+  readonly requests: readonly RequestTimes[];
+}
+
+async function measure(bench: BenchEngine, batch: number, length: number, outputLen: number): Promise<Run> {
   const { engine, modelConfig } = bench.built;
   const random = () => Math.floor(Math.random() * modelConfig.vocabSize);
   const prompts = Array.from({ length: batch }, () => Array.from({ length }, random));
+  const tokensAt = new Map<number, number[]>();
   const started = performance.now();
-  for (const prompt of prompts) engine.addRequest(prompt, { temperature: 0, maxTokens: outputLen, ignoreEos: true });
-  const begun = new Set<number>();
-  let first = started;
-  while (bench.isBusy) {
-    for (const { requestId } of await bench.step()) {
-      if (begun.size === batch) continue;
-      begun.add(requestId);
-      first = performance.now();
-    }
+  for (const prompt of prompts) {
+    tokensAt.set(engine.addRequest(prompt, { temperature: 0, maxTokens: outputLen, ignoreEos: true }), []);
   }
-  return { first: first - started, next: (performance.now() - first) / (outputLen - 1) };
-}
-
-function summary(times: number[]): { value: number; median: number } {
-  const sorted = times.sort((a, b) => a - b);
-  return { value: sorted[0], median: sorted[sorted.length >> 1] };
+  while (bench.isBusy) {
+    const updates = await bench.step();
+    const now = performance.now();
+    for (const { requestId } of updates) tokensAt.get(requestId)?.push(now);
+  }
+  const ended = performance.now();
+  const first = Math.max(...[...tokensAt.values()].map(([at]) => at));
+  return {
+    first: first - started,
+    next: (ended - first) / (outputLen - 1),
+    requests: [...tokensAt.values()].map((times) =>
+      requestTimes({ arrivedAt: started, sentAt: started, tokensAt: times }),
+    ),
+  };
 }

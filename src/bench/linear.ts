@@ -1,6 +1,6 @@
 import { createCudaBackend } from '#nano/backends/cuda';
+import { floorSeconds } from '#nano/bench/costs';
 import { RandomPool } from '#nano/bench/inputs';
-import type { Limits } from '#nano/bench/limits';
 import type { BenchContext } from '#nano/bench/options';
 import type { BenchRow } from '#nano/bench/report';
 import { SHAPES, type ShapeName } from '#nano/bench/shapes';
@@ -53,7 +53,7 @@ export async function linear({ shape, limits, log }: BenchContext): Promise<Benc
     for (const T of ROWS) {
       const us = best.get(matrix.name + T) as number;
       const [bytes, operations] = costs(matrix, T);
-      if (machine) rows.push(cell(matrix, T, 'bound', bound(bytes, operations, machine)));
+      if (machine) rows.push(cell(matrix, T, 'bound', 1e6 * floorSeconds(bytes, operations, machine)));
       rows.push(cell(matrix, T, 'best: GB/s', bytes / us / 1e3, 'GB/s'));
       rows.push(cell(matrix, T, 'TFLOP/s', operations / us / 1e6, 'TFLOP/s'));
     }
@@ -74,9 +74,6 @@ function costs({ inputs, outputs, name }: Matrix, T: number): [number, number] {
   const outBytes = name === 'lm_head' ? 4 : 2;
   return [2 * inputs * (outputs + T) + outBytes * T * outputs, 2 * T * inputs * outputs];
 }
-
-const bound = (bytes: number, operations: number, { bandwidth, matrixRate }: Limits): number =>
-  1e6 * Math.max(bytes / bandwidth, operations / matrixRate);
 
 function cell({ name, inputs, outputs }: Matrix, T: number, column: string, value: number, unit = 'µs'): BenchRow {
   return { table: `Linear ${name}, ${inputs} → ${outputs}, by rows: µs`, what: `${T}`, column, value, unit };

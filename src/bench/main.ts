@@ -9,9 +9,11 @@ import { linear } from '#nano/bench/linear';
 import { type BenchContext, helpText, parseBenchArguments } from '#nano/bench/options';
 import { parallel } from '#nano/bench/parallel';
 import { type BenchRow, render } from '#nano/bench/report';
+import { serving } from '#nano/bench/serving';
 import { soak } from '#nano/bench/soak';
 import { startup } from '#nano/bench/startup';
 import { throughput } from '#nano/bench/throughput';
+import { runAsLearner } from '#nano/cli/learner';
 import { ConfigError, NanoVllmError } from '#nano/errors';
 import { platform } from '#nano/platform';
 import type { Backend } from '#nano/tensor/kernels';
@@ -26,6 +28,11 @@ interface Suite {
 const SUITES: Readonly<Record<string, Suite>> = {
   latency: { run: latency, about: 'Time to the first token, and from each to the next, by batch and prompt length.' },
   throughput: { run: throughput, about: "nano-vllm's benchmark: 256 requests, 100 to 1024 tokens in and out." },
+  serving: {
+    run: serving,
+    about:
+      'Requests that arrive at several rates: latency by load, with and without prefix caching and chunked prefill.',
+  },
   parallel: {
     run: parallel,
     about: 'Throughput and decode steps on 1, 2, … ranks, and what of them is communication.',
@@ -37,9 +44,14 @@ const SUITES: Readonly<Record<string, Suite>> = {
 };
 
 async function main(): Promise<void> {
-  const { help, suite, json, bench, options } = parseBenchArguments(process.argv.slice(2), Object.keys(SUITES));
+  const argv = process.argv.slice(2);
+  const { help, suite, json, learner, bench, options } = parseBenchArguments(argv, Object.keys(SUITES));
   if (help) {
     process.stdout.write(helpText(Object.entries(SUITES).map(([name, { about }]) => [name, about])));
+    return;
+  }
+  if (learner) {
+    process.exitCode = runAsLearner(learner, argv, '../bench/main.js');
     return;
   }
   const { run, onlyCuda } = SUITES[suite];

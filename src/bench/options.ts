@@ -17,12 +17,14 @@ export interface BenchContext extends BenchOptions {
 export interface BenchOptions {
   readonly shape: ShapeName;
   readonly batch?: readonly number[];
-  readonly inputLen: readonly number[];
+  readonly inputLen?: readonly number[];
   readonly outputLen?: number;
   readonly numRequests?: number;
   readonly repeats: number;
   readonly seconds?: number;
   readonly ranks?: readonly number[];
+  readonly rates?: readonly number[];
+  readonly sharedLen?: number;
 }
 
 const count = (doc: string, min = 1) =>
@@ -31,9 +33,14 @@ const count = (doc: string, min = 1) =>
 const BENCH_FIELDS = {
   shape: { kind: 'choice', choices: Object.keys(SHAPES), doc: 'Random weights of this shape; default qwen3-0.6b.' },
   batch: { kind: 'integers', min: 1, doc: 'latency: requests at once; default 1,16,64 on cuda, else 1.' },
-  inputLen: { kind: 'integers', min: 1, doc: 'latency: prompt tokens, default 512.' },
-  outputLen: count('latency: generated tokens; default 128 on cuda, else 32.', 2),
-  numRequests: count('throughput: the first so many of the requests; default 256 on cuda, else 8.'),
+  inputLen: { kind: 'integers', min: 1, doc: 'latency: prompt tokens, default 512; serving: default 100 to 1024.' },
+  outputLen: count(
+    'latency: generated tokens; default 128 on cuda, else 32; serving: the same for all, default 100 to 1024.',
+    2,
+  ),
+  numRequests: count('throughput, serving: how many requests; default 256 on cuda, else 8 and 32.'),
+  rates: { kind: 'rates', doc: 'serving: requests a second; default 0.3 to 1.2 × what all at once are served at.' },
+  sharedLen: count('serving: tokens of the system prompt with which all requests begin, default 256.', 0),
   seconds: count('soak: how long, default 300.'),
   ranks: { kind: 'integers', min: 1, doc: 'parallel: numbers of ranks to compare, default 1,2.' },
   repeats: count('latency: the best and the median of this many are reported, default 3.'),
@@ -46,13 +53,14 @@ export interface BenchArguments {
   readonly help: boolean;
   readonly suite: string;
   readonly json: string | undefined;
+  readonly learner: string | undefined;
   readonly bench: BenchOptions;
   readonly options: ConfigOptions;
 }
 
 /** @throws ConfigError naming the flag, the value and what is accepted. */
 export function parseBenchArguments(argv: readonly string[], suites: readonly string[]): BenchArguments {
-  const others = { suite: 'string', json: 'string', help: 'boolean' } as const;
+  const others = { suite: 'string', json: 'string', learner: 'string', help: 'boolean' } as const;
   const hint = '`npm run bench -- --help` lists all flags.';
   const values = parseFlags(argv, { ...BENCH_FIELDS, ...ENGINE_FIELDS }, others, hint);
   const [bench, options] = [readFields(BENCH_FIELDS, values), readFields(ENGINE_FIELDS, values)];
@@ -64,7 +72,13 @@ export function parseBenchArguments(argv: readonly string[], suites: readonly st
     help: values.help === true,
     suite,
     json: values.json as string | undefined,
-    bench: { shape: 'qwen3-0.6b', inputLen: [512], repeats: 3, ...bench } as BenchOptions,
+    learner: values.learner as string | undefined,
+    bench: {
+      shape: 'qwen3-0.6b',
+      ...(suite !== 'serving' && { inputLen: [512] }),
+      repeats: 3,
+      ...bench,
+    } as BenchOptions,
     options,
   };
 }
@@ -78,6 +92,7 @@ export const helpText = (suites: readonly (readonly [name: string, about: string
     '',
     flagLine('suite', 'NAME', 'One of the suites; default latency.'),
     flagLine('json', 'FILE', 'Also write the figures there.'),
+    flagLine('learner', 'DAYS', 'Measure with your exercises of these days in it: 7, or 1-7.'),
     ...fieldLines(BENCH_FIELDS),
     '',
     'Engine:',

@@ -1,5 +1,5 @@
 /**
- * Python's `random.seed(n)` and `random.randint`, so that a workload is the very one of a benchmark written in Python:
+ * Python's `random.seed(n)`, `random.randint` and `random.random`, so that a workload is the very one of a benchmark written in Python:
  * the Mersenne Twister MT19937 (Matsumoto & Nishimura 1998), seeded by an array as in their `init_by_array`.
  */
 export class PythonRandom {
@@ -31,6 +31,12 @@ export class PythonRandom {
       const drawn = this.uint32() >>> (32 - bits);
       if (drawn < count) return low + drawn;
     }
+  }
+
+  /** A number from 0 to 1, 1 not included. */
+  random(): number {
+    const [high, low] = [this.uint32() >>> 5, this.uint32() >>> 6];
+    return (high * 2 ** 26 + low) / 2 ** 53;
   }
 
   private uint32(): number {

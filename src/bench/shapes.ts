@@ -66,10 +66,15 @@ export const SHAPES = {
 
 export type ShapeName = keyof typeof SHAPES;
 
+const folders: string[] = [];
+
 /** A model folder that holds nothing but a config.json. It is temporary, and gone when the process ends. */
 export function shapeFiles(name: ShapeName): Promise<ModelFiles> {
+  if (folders.length === 0) {
+    process.on('exit', () => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
+  }
   const folder = mkdtempSync(join(tmpdir(), `${name}-`));
+  folders.push(folder);
   writeFileSync(join(folder, 'config.json'), JSON.stringify(SHAPES[name]));
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
   return FolderFiles.open(folder);
 }

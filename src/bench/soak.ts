@@ -4,12 +4,12 @@ import { BenchEngine } from '#nano/bench/engine';
 import type { BenchContext } from '#nano/bench/options';
 import { PythonRandom } from '#nano/bench/python-random';
 import type { BenchRow } from '#nano/bench/report';
+import { holdsZero, sliceMeans, trend } from '#nano/bench/statistics';
 import { platform } from '#nano/platform';
 
 const MIB = 2 ** 20;
+/** A tenth of the time counts as one observation. */
 const SLICES = 10;
-/** 97.5 % quantile of Student's t with SLICES - 2 degrees of freedom. */
-const STUDENT_T = 2.306;
 
 interface Sample {
   readonly seconds: number;
@@ -69,16 +69,20 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
   while (bench.isBusy) await bench.step();
   engine.checkIntegrity();
   const lost = engine.options.numKvCacheBlocks - engine.numFreeBlocks;
+  const growths = [
+    growth('resident memory', samples, (s) => s.resident),
+    growth("JavaScript's heap", samples, (s) => s.heap),
+    growth("the backend's memory", samples, (s) => s.allocated),
+    growth('memory in use on the GPU', samples, (s) => s.onGpu),
+  ];
+  for (const { verdict } of growths) context.log(verdict);
   const rows: BenchRow[] = [
     { what: 'tokens generated', value: engine.counters.generatedTokens, unit: '' },
     { what: 'tokens a second, first half', value: rate(samples, 0, 0.5), unit: 'tok/s' },
     { what: 'tokens a second, second half', value: rate(samples, 0.5, 1), unit: 'tok/s' },
     { what: 'preemptions', value: engine.numPreemptions, unit: '' },
     { what: 'blocks not given back', value: lost, unit: '' },
-    ...growth('resident memory', samples, (s) => s.resident),
-    ...growth("JavaScript's heap", samples, (s) => s.heap),
-    ...growth("the backend's memory", samples, (s) => s.allocated),
-    ...growth('memory in use on the GPU', samples, (s) => s.onGpu),
+    ...growths.flatMap(({ rows }) => rows),
   ];
   await bench.close();
   return rows;
@@ -98,25 +102,19 @@ function rate(samples: readonly Sample[], from: number, to: number): number {
   return (at(to).tokens - at(from).tokens) / (at(to).seconds - at(from).seconds);
 }
 
-/**
- * MiB a minute over the last three quarters of the time (the first fills caches), with the 95 % interval of the slope. Memory
- * moves in steps, so one second's figure says what the last one said: a tenth of the time counts as one observation.
- */
-function growth(what: string, samples: readonly Sample[], value: (sample: Sample) => number): BenchRow[] {
+/** MiB a minute over the last three quarters of the time (the first fills caches), with the 95 % interval of the slope. */
+function growth(what: string, samples: readonly Sample[], value: (sample: Sample) => number) {
   const late = samples.slice(Math.floor(samples.length / 4));
-  const mean = (items: readonly Sample[], of: (s: Sample) => number) =>
-    items.reduce((sum, s) => sum + of(s), 0) / items.length;
-  const points = Array.from({ length: SLICES }, (_, i) => {
-    const slice = late.slice((i * late.length) / SLICES, ((i + 1) * late.length) / SLICES);
-    return { x: mean(slice, (s) => s.seconds / 60), y: mean(slice, value) };
-  });
-  const [x, y] = [mean(late, (s) => s.seconds / 60), mean(late, value)];
-  const spread = points.reduce((sum, p) => sum + (p.x - x) ** 2, 0);
-  const slope = points.reduce((sum, p) => sum + (p.x - x) * (p.y - y), 0) / spread;
-  const residual = points.reduce((sum, p) => sum + (p.y - y - slope * (p.x - x)) ** 2, 0);
-  const margin = STUDENT_T * Math.sqrt(residual / (SLICES - 2) / spread);
-  return [
-    { what: `${what}: at the end`, value: value(late[late.length - 1]), unit: 'MiB' },
-    { what: `${what}: growth`, value: slope, unit: `± ${margin.toPrecision(2)} MiB a minute` },
-  ];
+  const end: BenchRow = { what: `${what}: at the end`, value: value(late[late.length - 1]), unit: 'MiB' };
+  const name = `${what}: growth`;
+  if (late.length < SLICES) {
+    const rows: BenchRow[] = [end, { what: name, value: null, unit: 'MiB a minute' }];
+    return { rows, verdict: `${name}: too short a time to say` };
+  }
+  const points = late.map((sample) => ({ x: sample.seconds / 60, y: value(sample) }));
+  const slope = trend(sliceMeans(points, SLICES));
+  const unit = `± ${slope.margin.toPrecision(2)} MiB a minute`;
+  const rows: BenchRow[] = [end, { what: name, value: slope.slope, unit }];
+  const shown = holdsZero(slope) ? 'none is shown' : 'it is not zero';
+  return { rows, verdict: `${name}: ${slope.slope.toPrecision(2)} ${unit}: ${shown}` };
 }

@@ -21,7 +21,7 @@ export function parseFlags(
   const flags: Record<string, { type: 'string' | 'boolean'; multiple?: boolean }> = {};
   for (const [name, type] of Object.entries(others)) flags[name] = { type };
   for (const [name, field] of Object.entries(fields)) {
-    flags[kebab(name)] = { type: 'string', multiple: field.kind === 'strings' || field.kind === 'integers' };
+    flags[kebab(name)] = { type: 'string', multiple: ['strings', 'integers', 'rates'].includes(field.kind) };
   }
   // `--ignore-eos` alone means true; parseArgs wants a value for a string flag.
   const booleans = Object.entries(fields)
@@ -66,6 +66,7 @@ function readValue(name: string, field: Field, value: string | string[]): unknow
     case 'flag':
       return parseOptionalBoolean(kebab(name), value as string);
     case 'integers':
+    case 'rates':
       return (value as string[]).flatMap((text) => text.split(',').map(toNumber));
     default:
       return value;
@@ -94,6 +95,7 @@ function valueName(field: Field): string {
     case 'strings':
       return 'TEXT (repeatable)';
     case 'integers':
+    case 'rates':
       return 'N,N…';
     case 'number':
       return 'N';

@@ -38,36 +38,52 @@ export class LocalGroup implements ProcessGroup {
     this.slots = Array.from({ length: worldSize }, (_, r) => slotAt(r));
   }
 
+  /** All ranks add in the same order, so that all get the same bits: floating-point sums depend on it. */
   allReduce(x: Tensor): void {
+    // solution 6.1 (about 7 lines)
+    // hint: In `exchange`'s callback, `slots[r]` begins with rank r's numbers. Sum them in the array `staging`, for r = 0, 1, …
+    // hint: whichever rank this is; then write the sum over the piece with `memory.write`.
     this.exchange(x, (piece) => {
       const sum = this.staging.subarray(0, piece.numel);
-      // All ranks add in the same order, so that all get the same bits.
       sum.set(this.slots[0].subarray(0, piece.numel));
       for (const slot of this.slots.slice(1)) {
         for (let i = 0; i < sum.length; i++) sum[i] += slot[i];
       }
       this.memory.write(piece, sum);
     });
+    // end solution
   }
 
   allGather(out: Tensor, x: Tensor): void {
     if (out.numel !== this.worldSize * x.numel) {
       throw new InvalidTensorError(`allGather: ${this.worldSize} × [${x.shape}] do not fill [${out.shape}].`);
     }
+    // solution 6.1 (about 3 lines)
+    // hint: Rank r's x fills elements `r * x.numel …` of out; and this is only the piece of it that begins at `start`.
     this.exchange(x, ({ numel }, start) => {
       this.slots.forEach((slot, r) => this.memory.write(part(out, r * x.numel + start, numel), slot.slice(0, numel)));
     });
+    // end solution
   }
 
   broadcast(x: Tensor, root: number): void {
     this.exchange(x, (piece) => this.memory.write(piece, this.slots[root].slice(0, piece.numel)));
   }
 
-  /** Shows `x` to all ranks, piece by piece, and calls `use` for each when all have shown theirs. */
+  /**
+   * Shows `x` to all ranks, in pieces of at most {@link SLOT} floats, and calls `use` for each piece when all ranks have shown theirs:
+   * `slots[r]` begins with rank r's numbers then. `start` is the piece's first element in `x`; `use` may overwrite it.
+   *
+   * Two waits for each piece: nobody may read a slot before its rank has filled it, and nobody may fill one again, with the next
+   * piece or in the next collective, while another rank still reads it.
+   */
   private exchange(x: Tensor, use: (piece: Tensor, start: number) => void): void {
     if (x.dtype !== 'float32') {
       throw new InvalidTensorError(`Ranks in threads exchange float32 tensors, got ${x.dtype}.`);
     }
+    // solution 6.1 (about 9 lines)
+    // hint: `part(x, start, length)` is a piece as a tensor; the last may be shorter. Copy it out into `staging`, and from there into
+    // hint: this rank's slot. `this.barrier()` returns when all ranks have called it.
     for (let start = 0; start < x.numel; start += SLOT) {
       const piece = part(x, start, Math.min(SLOT, x.numel - start));
       const values = this.staging.subarray(0, piece.numel);
@@ -75,8 +91,9 @@ export class LocalGroup implements ProcessGroup {
       this.slots[this.rank].set(values);
       this.barrier();
       use(piece, start);
-      this.barrier(); // nobody may overwrite a slot that another still reads
+      this.barrier();
     }
+    // end solution
   }
 
   barrier(): void {

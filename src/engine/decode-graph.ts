@@ -64,9 +64,12 @@ export class DecodeGraph {
       const longest = seqs.reduce((most, seq) => Math.max(most, seq.numTokens), 0);
       return this.ops.scope(() => use(this.step(inputs, longest)));
     }
+    // solution 6.6 (3 lines)
+    // hint: How many rows (`rowsFor`), which captured step (`capturedFor`), new values into its inputs, replay.
     const { inputs, recording } = this.capturedFor(this.rowsFor(seqs.length));
     inputs.write(seqs);
     return recording.replay(this.ops.backend, use);
+    // end solution
   }
 
   /** Captures all sizes where the device has graphs, the largest first: what it needs, the smaller ones can share. */
@@ -102,10 +105,15 @@ export class DecodeGraph {
     return { logits, tokens };
   }
 
+  /** Rows of the step that `count` sequences take part in: where batches are padded, the smallest of `sizes` that holds them all. */
   private rowsFor(count: number): number {
+    // solution 6.6 (about 2 lines)
+    // hint: Padded is where `mode.pad` says so, and always where the device has graphs. `sizes` ascends.
     return this.mode.pad || this.hasDeviceGraphs ? (this.sizes.find((size) => size >= count) ?? count) : count;
+    // end solution
   }
 
+  /** The captured step of so many rows; captured now if it is not there yet. */
   private capturedFor(rows: number): Captured {
     const captured = this.captured.get(rows) ?? this.captureStep(rows);
     this.captured.delete(rows);
@@ -115,19 +123,30 @@ export class DecodeGraph {
     return captured;
   }
 
+  /**
+   * Captures a step of so many rows, which later replays use for any sequences: what concerns them may not be captured, and nor may the
+   * length of the longest, whose place is taken by the longest there can be. To capture may mean to run the step once, so the
+   * inputs hold padding then, which leaves no trace.
+   */
   private captureStep(rows: number): Captured {
+    // solution 6.6 (about 3 lines)
+    // hint: `new DecodeInputs(this.buffers, rows)`, `inputs.write([])` for nothing but padding, `this.ops.record(() => …)` of `this.step`.
     const inputs = new DecodeInputs(this.buffers, rows);
-    inputs.write([]); // capturing may run the step once, and padding does no harm
+    inputs.write([]);
     return { inputs, recording: this.ops.record(() => this.step(inputs, this.limits.maxModelLen)) };
+    // end solution
   }
 }
 
 /**
- * 1, 2, 4, 8, then every 16, and the largest: padding never doubles a small batch, and adds at most 15 rows to a
- * large one.
+ * 1, 2, 4, 8, then every 16, and the largest, ascending and each once; none is larger than `most`. So padding never doubles a small
+ * batch, and adds at most 15 rows to a large one.
  */
 export function graphBatchSizes(most: number): number[] {
+  // solution 6.6 (about 3 lines)
+  // hint: For 40: 1, 2, 4, 8, 16, 32, 40. For 32 it ends with 32, once; for 3 it is 1, 2, 3.
   const sizes = [1, 2, 4, 8];
   for (let size = 16; size < most; size += 16) sizes.push(size);
   return [...sizes.filter((size) => size < most), most];
+  // end solution
 }

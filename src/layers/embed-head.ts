@@ -24,13 +24,17 @@ export class VocabParallelEmbedding {
 
   /**
    * Token ids int32 `[T]` → `[T, H]`. A rank finds zeros for tokens that are not its own; exactly one rank finds each
-   * token, so the sum over all is its row, to the last bit.
+   * token, so the sum over all is its row, to the last bit. A rank alone has all rows, and an id beyond them is an error there.
    */
   forward(ids: Tensor): Tensor {
+    // solution 6.4 (about 4 lines)
+    // hint: `ops.embedding(ids, weight, firstRow)` gives zeros for ids outside a shard that begins at `firstRow`; with null it is an
+    // hint: error to be outside. This rank's first row is `shard.first`.
     const isWhole = this.ops.group.worldSize === 1;
     const rows = this.ops.embedding(ids, this.weight, isWhole ? null : this.shard.first);
     this.ops.allReduce(rows);
     return rows;
+    // end solution
   }
 
   parameters(): Parameter[] {
@@ -62,11 +66,18 @@ export class ParallelLMHead {
     this.weight = tied ?? ops.backend.allocateWeight([shard.padded, hiddenSize], dtype);
   }
 
-  /** `[B, H]` → logits `[B, V]`, float32 also where activations have 16 bits: those would make ties of close rivals. */
+  /**
+   * `[B, H]` → logits `[B, V]`, float32 also where activations have 16 bits: those would make ties of close rivals. The rows that
+   * fill up a short last shard are no tokens, and have no column.
+   */
   forward(hidden: Tensor): Tensor {
+    // solution 6.4 (3 lines)
+    // hint: `ops.linear` makes activations; for another dtype, give it an `ops.empty([B, rows of the weight], 'float32')` as `out`.
+    // hint: `ops.allGatherColumns(own, columns)` lays the ranks' columns side by side, and cuts off what is beyond `columns`.
     const own = this.ops.empty([hidden.shape[0], this.weight.shape[0]], 'float32');
     this.ops.linear(hidden, this.weight, { out: own });
     return this.ops.allGatherColumns(own, this.vocabSize);
+    // end solution
   }
 
   parameters(): Parameter[] {

@@ -1,4 +1,4 @@
-import { kvHeadShard, type Shard, shardOf } from '#nano/distributed/shards';
+import { kvHeadShard, type Place, type Shard, shardOf } from '#nano/distributed/shards';
 import type { Parameter } from '#nano/layers/parameter';
 import type { FloatDType } from '#nano/tensor/dtype';
 import type { Ops } from '#nano/tensor/ops';
@@ -8,6 +8,11 @@ import type { Tensor } from '#nano/tensor/tensor';
 export interface Projection {
   readonly name: string;
   readonly outputs: number;
+}
+
+/** A projection, and which of its rows (outputs) this rank keeps. */
+interface ShardedProjection extends Projection {
+  readonly rows: Shard;
 }
 
 /** What all linear layers take beside their sizes. */
@@ -31,7 +36,7 @@ class StackedLinear {
   constructor(
     protected readonly ops: Ops,
     private readonly inputs: number,
-    private readonly projections: readonly (Projection & { readonly rows: Shard })[],
+    private readonly projections: readonly ShardedProjection[],
     { dtype, hasBias = false }: LinearOptions,
   ) {
     const outputs = projections.reduce((sum, { rows }) => sum + rows.count, 0);
@@ -44,7 +49,15 @@ class StackedLinear {
     return this.ops.linear(x, this.weight, { bias: this.bias, ...options });
   }
 
+  /**
+   * What is to be loaded: of each projection its weight, and behind it its bias if the layer has one. Both are as long in the
+   * checkpoint as the projection has outputs; this rank keeps the same `rows` of both. In its own matrix, and in its own vector, the rows
+   * of one projection begin (`firstRow`) where those of the one before end.
+   */
   parameters(): Parameter[] {
+    // solution 6.2 (about 9 lines)
+    // hint: `shape` is what lies in the checkpoint, the whole projection: [outputs, inputs] for the weight, [outputs] for the bias.
+    // hint: `rows` are counted in the checkpoint's tensor, `firstRow` in this rank's.
     const parameters: Parameter[] = [];
     let firstRow = 0;
     for (const { name, outputs, rows } of this.projections) {
@@ -54,6 +67,7 @@ class StackedLinear {
       firstRow += rows.count;
     }
     return parameters;
+    // end solution
   }
 }
 
@@ -70,9 +84,16 @@ export class ReplicatedLinear extends StackedLinear {
  */
 export class MergedColumnParallelLinear extends StackedLinear {
   constructor(ops: Ops, inputs: number, projections: readonly Projection[], options: LinearOptions) {
-    const sharded = projections.map((projection) => ({ ...projection, rows: shardOf(projection.outputs, ops.group) }));
-    super(ops, inputs, sharded, options);
+    super(ops, inputs, columnShards(projections, ops.group), options);
   }
+}
+
+/** Each projection with the rank's equal share of its rows. */
+function columnShards(projections: readonly Projection[], place: Place): ShardedProjection[] {
+  // solution 6.2 (1 line)
+  // hint: `shardOf` (shards.ts) shares things evenly. Why is a share of each projection not the same as a share of the stack?
+  return projections.map((projection) => ({ ...projection, rows: shardOf(projection.outputs, place) }));
+  // end solution
 }
 
 /** One projection whose outputs the ranks share. */
@@ -98,23 +119,31 @@ export class QKVParallelLinear extends StackedLinear {
   readonly numKvHeads: number;
 
   constructor(ops: Ops, inputs: number, name: string, heads: AttentionHeads, options: LinearOptions) {
-    const { numAttentionHeads, numKeyValueHeads, headDim } = heads;
-    const q = shardOf(numAttentionHeads, ops.group);
-    const kv = kvHeadShard(numKeyValueHeads, ops.group);
-    const projection = (letter: string, total: number, { first, count }: Shard) => ({
-      name: `${name}.${letter}_proj`,
-      outputs: total * headDim,
-      rows: { first: first * headDim, count: count * headDim },
-    });
-    const projections = [
-      projection('q', numAttentionHeads, q),
-      projection('k', numKeyValueHeads, kv),
-      projection('v', numKeyValueHeads, kv),
-    ];
+    const projections = qkvShards(name, heads, ops.group);
     super(ops, inputs, projections, options);
-    this.numHeads = q.count;
-    this.numKvHeads = kv.count;
+    const [q, k] = projections;
+    this.numHeads = q.rows.count / heads.headDim;
+    this.numKvHeads = k.rows.count / heads.headDim;
   }
+}
+
+/**
+ * `${name}.q_proj`, `.k_proj` and `.v_proj`, in this order, with the rank's rows of each: an equal share of the query heads, and the
+ * key/value heads that these read. Head h is rows `h · headDim … (h + 1) · headDim - 1`.
+ */
+function qkvShards(name: string, heads: AttentionHeads, place: Place): ShardedProjection[] {
+  // solution 6.2 (about 9 lines)
+  // hint: `shardOf` and `kvHeadShard` (shards.ts) count heads; outputs and rows are counted in numbers: headDim to a head.
+  // hint: k and v are alike: the same heads, under two names.
+  const { numAttentionHeads, numKeyValueHeads, headDim } = heads;
+  const projection = (letter: string, total: number, { first, count }: Shard) => ({
+    name: `${name}.${letter}_proj`,
+    outputs: total * headDim,
+    rows: { first: first * headDim, count: count * headDim },
+  });
+  const [q, kv] = [shardOf(numAttentionHeads, place), kvHeadShard(numKeyValueHeads, place)];
+  return [projection('q', numAttentionHeads, q), ...['k', 'v'].map((x) => projection(x, numKeyValueHeads, kv))];
+  // end solution
 }
 
 /**
@@ -141,21 +170,29 @@ export class RowParallelLinear {
   /**
    * `residual[T, outputs] += x[T, this rank's inputs] · Wᵀ + b`, with all ranks' parts of the sum.
    *
-   * The residual and the bias must be added once, not once a rank: rank 0 adds its part to them, the others overwrite their copy
-   * of the residual with their part. The sum of all is what each needs.
+   * All ranks come with the same residual, and leave with the same. It and the bias must be added once, not once a rank: rank 0 adds
+   * its part to them, the others overwrite their copy of the residual with their part. The sum of all is what each needs.
    */
   addTo(residual: Tensor, x: Tensor): void {
+    // solution 6.3 (3 lines)
+    // hint: Two ranks, residual 10, parts 3 and 4: what must each show to the all-reduce, so that the sum is 17?
+    // hint: `ops.linear` has the options `addTo` and `out` (ops.ts); `ops.allReduce(t)` replaces t by the sum of all ranks' t.
     if (this.ops.group.rank === 0) this.ops.linear(x, this.weight, { bias: this.bias, addTo: residual });
     else this.ops.linear(x, this.weight, { out: residual });
     this.ops.allReduce(residual);
+    // end solution
   }
 
+  /** What is to be loaded: of the weight `[outputs, inputs]` this rank's columns, all rows of them; and the whole bias, if there is one. */
   parameters(): Parameter[] {
+    // solution 6.3 (about 6 lines)
+    // hint: `shape` is that of the checkpoint's tensor; `columns` says which part of each row this rank keeps.
     const { weight, bias, inputs, columns } = this;
     const { name, outputs } = this.projection;
     const shape = [outputs, inputs];
     const parameters: Parameter[] = [{ name: `${name}.weight`, shape, tensor: weight, firstRow: 0, columns }];
     if (bias) parameters.push({ name: `${name}.bias`, shape: [outputs], tensor: bias, firstRow: 0 });
     return parameters;
+    // end solution
   }
 }

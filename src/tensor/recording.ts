@@ -23,19 +23,28 @@ export class Recording<T> {
     private readonly onReplay: () => void,
   ) {}
 
-  /** Makes a graph of the calls, where the device has graphs. */
+  /** Where the device has graphs (`backend.captureGraph`), makes one of the calls: replays will launch it. Elsewhere does nothing. */
   captureOn(backend: Backend): void {
+    // solution 6.5 (1 line)
+    // hint: `captureGraph(run)` makes the calls within `run`, maybe more than once, and returns the graph. They need their tensors.
     this.graph = this.whileAlive(() => backend.captureGraph?.(() => this.makeCalls(backend)));
+    // end solution
   }
 
-  /** Makes the calls and hands the captured result to `use`, which must start its reads before it returns. */
+  /**
+   * The step once more: launches the graph, or makes the calls where there is none; tells `onReplay`; hands the captured result to
+   * `use`, which must start its reads before it returns. @returns what `use` returns.
+   */
   replay<R>(backend: Backend, use: (result: T) => R): R {
+    // solution 6.5 (about 6 lines)
+    // hint: The result's tensors are temporaries as well: they must still be alive in `use`.
     return this.whileAlive(() => {
       if (this.graph) this.graph.launch();
       else this.makeCalls(backend);
       this.onReplay();
       return use(this.result);
     });
+    // end solution
   }
 
   /** Frees the device's graph, when there is one. */
@@ -48,13 +57,19 @@ export class Recording<T> {
     for (const call of this.calls) call(backend);
   }
 
-  /** The step's temporaries can be used within `body`, and only there. */
+  /**
+   * Runs `body`; the step's temporaries can be used within it, and only there, however it ends. Between replays their memory is that of
+   * other steps.
+   */
   private whileAlive<R>(body: () => R): R {
+    // solution 6.5 (about 6 lines)
+    // hint: Every one of `storages` has a flag `alive`. What does JavaScript have for "however it ends"?
     for (const storage of this.storages) storage.alive = true;
     try {
       return body();
     } finally {
       for (const storage of this.storages) storage.alive = false;
     }
+    // end solution
   }
 }

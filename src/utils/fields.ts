@@ -16,7 +16,9 @@ export type Field =
   | { kind: 'choice'; choices: readonly string[]; doc: string }
   | { kind: 'flag'; doc: string }
   | { kind: 'strings'; doc: string }
-  | { kind: 'integers'; min: number; doc: string };
+  | { kind: 'integers'; min: number; doc: string }
+  /** Any above 0. */
+  | { kind: 'rates'; doc: string };
 
 export type Fields = Readonly<Record<string, Field>>;
 
@@ -38,6 +40,8 @@ export function describeField(field: Field): string {
       return 'a non-empty string or an array of them';
     case 'integers':
       return `an array of whole numbers of at least ${field.min}`;
+    case 'rates':
+      return 'an array of numbers above 0';
   }
 }
 
@@ -55,6 +59,8 @@ function accepts(field: Field, value: unknown): boolean {
       return Array.isArray(value) && value.every((s) => typeof s === 'string' && s !== '');
     case 'integers':
       return Array.isArray(value) && value.every((n) => isNumber(n, field.min, Number.MAX_SAFE_INTEGER, true));
+    case 'rates':
+      return Array.isArray(value) && value.every((n) => isNumber(n, Number.MIN_VALUE, Number.MAX_SAFE_INTEGER, false));
   }
 }
 
