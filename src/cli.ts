@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { helpText, parseArguments } from '#nano/cli/arguments';
 import { chat } from '#nano/cli/chat';
@@ -21,10 +22,12 @@ async function main(argv: string[]): Promise<void> {
   const seed = args.config.seed ?? Math.floor(Math.random() * 2 ** 31);
   const started = performance.now();
   const llm = await LLM.load(args.model ?? BUNDLED_MODEL, { ...args.config, seed });
+  const endProfile = args.profile === undefined ? undefined : llm.startProfile();
   const loadSeconds = (performance.now() - started) / 1000;
   try {
     if (args.chat) await chat(llm, args);
     else await complete(llm, args.prompt, { maxTokens: 512, ...args.sampling });
+    if (endProfile && args.profile) writeFileSync(args.profile, JSON.stringify(endProfile()));
     const stats = llm.stats();
     process.stderr.write(
       `\n[${stats.backend}${stats.ranks.length > 1 ? ` · ${stats.ranks.length} ranks` : ''} · ${stats.dtype} · attention ${stats.attnBackend} · loaded in ${loadSeconds.toFixed(2)} s · ` +

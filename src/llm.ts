@@ -3,6 +3,7 @@ import type { RankMemory } from '#nano/distributed/messages';
 import { type BuiltEngine, buildEngine } from '#nano/engine/build-engine';
 import type { Prompt } from '#nano/engine/llm-engine';
 import type { RequestOutput, RequestUpdate } from '#nano/engine/outputs';
+import { startProfile } from '#nano/engine/profile';
 import { ConfigError, InvalidRequestError, NanoVllmError } from '#nano/errors';
 import { platform } from '#nano/platform';
 import type { Opened } from '#nano/platform/platform';
@@ -11,6 +12,7 @@ import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import type { ChatMessage, ChatTemplateOptions } from '#nano/utils/chat-template';
 import { Progress } from '#nano/utils/progress';
 import type { Tokenizer } from '#nano/utils/tokenizer';
+import type { Trace } from '#nano/utils/trace';
 
 export interface GenerateOptions {
   /** Show a progress line with prefill and decode speed; default: when standard error is a terminal. */
@@ -29,10 +31,15 @@ export interface Stats {
   readonly maxModelLen: number;
   readonly numKvCacheBlocks: number;
   readonly numFreeBlocks: number;
+  /** Requests in the two queues now. */
+  readonly numWaiting: number;
+  readonly numRunning: number;
   readonly numPreemptions: number;
   readonly steps: number;
   readonly promptTokens: number;
   readonly cachedPromptTokens: number;
+  /** cachedPromptTokens / promptTokens: how much of the prompts was found in the cache; 0 before the first. */
+  readonly cacheHitRate: number;
   readonly generatedTokens: number;
   /** Tokens a second over the time spent in prefill and in decode steps; 0 before the first. */
   readonly prefillTokensPerSecond: number;
@@ -199,16 +206,28 @@ export class LLM {
       maxModelLen: engine.options.maxModelLen,
       numKvCacheBlocks: engine.options.numKvCacheBlocks,
       numFreeBlocks: engine.numFreeBlocks,
+      numWaiting: engine.numWaiting,
+      numRunning: engine.numRunning,
       numPreemptions: engine.numPreemptions,
       steps: counters.steps,
       promptTokens: counters.promptTokens,
       cachedPromptTokens: counters.cachedPromptTokens,
+      cacheHitRate: counters.promptTokens > 0 ? counters.cachedPromptTokens / counters.promptTokens : 0,
       generatedTokens: counters.generatedTokens,
       prefillTokensPerSecond: rate(prefillTokens, prefillSeconds),
       decodeTokensPerSecond: rate(decodeTokens, decodeSeconds),
       allocatedBytes: this.opened.backend.allocatedBytes,
       ranks: this.built.ranks,
     };
+  }
+
+  /**
+   * Records what the engine does until the function it returns is called, which gives the trace: as JSON a file that ui.perfetto.dev
+   * opens. One profile at a time.
+   */
+  startProfile(): () => Trace {
+    this.assertOpen();
+    return startProfile(this.built);
   }
 
   /** Ends all requests (finishReason 'abort') and frees the model's memory. Calling it twice is harmless. */

@@ -1,4 +1,4 @@
-// Exercise made from src/engine/llm-engine.ts by `npm run days`, which keeps what you write. [932b07eb81eefa86]
+// Exercise made from src/engine/llm-engine.ts by `npm run days`, which keeps what you write. [76b08f54578dc88a]
 import { acceptPrompt } from '#nano/engine/accept';
 import { BlockManager } from '#nano/engine/block-manager';
 import type { TokenLogprobs } from '#nano/engine/logprobs';
@@ -96,6 +96,19 @@ export class LLMEngine {
     // TODO 5.5 (1 line)
     // Three places to look: the scheduler (isFinished), `inFlight` and `endedOtherwise`.
     throw new TodoError('5.5', 'days/day5/llm-engine.ts');
+  }
+
+  /** For profiles, which time them (`profile.ts`). */
+  get parts(): { readonly scheduler: Scheduler; readonly runner: Pick<ModelRunner, 'launch' | 'close'> } {
+    return { scheduler: this.scheduler, runner: this.runner };
+  }
+
+  get numWaiting(): number {
+    return this.scheduler.waiting.length;
+  }
+
+  get numRunning(): number {
+    return this.scheduler.running.length;
   }
 
   get numPreemptions(): number {

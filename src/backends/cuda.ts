@@ -148,12 +148,14 @@ export class CudaBackend extends NativeBackend<CudaNativeDevice> {
     run();
     const graph = this.capture(run);
     return {
-      launch: () => {
-        this.expectValid();
-        this.call(() => this.device.launchGraph(graph));
-      },
+      launch: () => this.launchGraph(graph),
       free: () => this.device.freeGraph(graph),
     };
+  }
+
+  private launchGraph(graph: number): void {
+    this.expectValid();
+    this.call(() => this.device.launchGraph(graph));
   }
 
   /** Median milliseconds of GPU time that the kernels `run` calls take, captured as a graph and launched `repeats` times. */

@@ -9,6 +9,7 @@ export interface Arguments {
   readonly prompt: string | undefined;
   readonly system: string | undefined;
   readonly enableThinking: boolean | undefined;
+  readonly profile: string | undefined;
   readonly learner: string | undefined;
   readonly config: ConfigOptions;
   readonly sampling: SamplingOptions;
@@ -21,6 +22,7 @@ const COMMON = {
   chat: ['', 'Talk with the model in the terminal.'],
   system: ['TEXT', 'System message of the chat.'],
   'enable-thinking': ['BOOL', "Qwen3's thinking switch in the chat template."],
+  profile: ['FILE', 'Write a trace of the run there: open it in ui.perfetto.dev.'],
   learner: ['DAYS', 'Run the engine with your exercises of these days in it: 3, or 1-5.'],
   help: ['', 'Show this.'],
 } as const;
@@ -42,6 +44,7 @@ export function parseArguments(argv: string[]): Arguments {
     prompt: text('prompt'),
     system: text('system'),
     enableThinking: parseOptionalBoolean('enable-thinking', text('enable-thinking')),
+    profile: text('profile'),
     learner: text('learner'),
     config: readFields(CONFIG_FIELDS, values) as ConfigOptions,
     sampling: readFields(samplingFields, values) as SamplingOptions,

@@ -97,6 +97,19 @@ export class LLMEngine {
     // end solution
   }
 
+  /** For profiles, which time them (`profile.ts`). */
+  get parts(): { readonly scheduler: Scheduler; readonly runner: Pick<ModelRunner, 'launch' | 'close'> } {
+    return { scheduler: this.scheduler, runner: this.runner };
+  }
+
+  get numWaiting(): number {
+    return this.scheduler.waiting.length;
+  }
+
+  get numRunning(): number {
+    return this.scheduler.running.length;
+  }
+
   get numPreemptions(): number {
     return this.scheduler.numPreemptions;
   }
