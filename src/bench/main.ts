@@ -3,9 +3,11 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { dirname } from 'node:path';
 import { attention } from '#nano/bench/attention';
+import { backends } from '#nano/bench/backends';
 import { latency } from '#nano/bench/latency';
 import { measureLimits } from '#nano/bench/limits';
 import { linear } from '#nano/bench/linear';
+import { memory } from '#nano/bench/memory';
 import { type BenchContext, helpText, parseBenchArguments } from '#nano/bench/options';
 import { parallel } from '#nano/bench/parallel';
 import { type BenchRow, render } from '#nano/bench/report';
@@ -33,6 +35,11 @@ const SUITES: Readonly<Record<string, Suite>> = {
     about:
       'Requests that arrive at several rates: latency by load, with and without prefix caching and chunked prefill.',
   },
+  backends: {
+    run: backends,
+    about: 'Tokens a second by attention backend, batch and length; where flash begins to win.',
+  },
+  memory: { run: memory, about: 'What a step needs as requests get longer: paged kernels beside the dense gather.' },
   parallel: {
     run: parallel,
     about: 'Throughput and decode steps on 1, 2, … ranks, and what of them is communication.',

@@ -32,7 +32,11 @@ const count = (doc: string, min = 1) =>
 
 const BENCH_FIELDS = {
   shape: { kind: 'choice', choices: Object.keys(SHAPES), doc: 'Random weights of this shape; default qwen3-0.6b.' },
-  batch: { kind: 'integers', min: 1, doc: 'latency: requests at once; default 1,16,64 on cuda, else 1.' },
+  batch: {
+    kind: 'integers',
+    min: 1,
+    doc: 'latency, backends: requests at once; default 1,16,64 on cuda. memory: one number, default 16.',
+  },
   inputLen: { kind: 'integers', min: 1, doc: 'latency: prompt tokens, default 512; serving: default 100 to 1024.' },
   outputLen: count(
     'latency: generated tokens; default 128 on cuda, else 32; serving: the same for all, default 100 to 1024.',
@@ -41,10 +45,13 @@ const BENCH_FIELDS = {
   numRequests: count('throughput, serving: how many requests; default 256 on cuda, else 8 and 32.'),
   rates: { kind: 'rates', doc: 'serving: requests a second; default 0.3 to 1.2 × what all at once are served at.' },
   sharedLen: count('serving: tokens of the system prompt with which all requests begin, default 256.', 0),
-  seconds: count('soak: how long, default 300.'),
+  seconds: count('soak: how long, default 300; backends: a run at most, default 20.'),
   ranks: { kind: 'integers', min: 1, doc: 'parallel: numbers of ranks to compare, default 1,2.' },
   repeats: count('latency: the best and the median of this many are reported, default 3.'),
 } as const satisfies Fields;
+
+/** Suites whose prompts are not of 512 tokens when nothing is said. */
+const OWN_LENGTHS = ['serving', 'backends', 'memory'];
 
 /** A benchmark makes its own model, and its suites set how long requests may be. */
 const { loadFormat: _, maxModelLen: __, ...ENGINE_FIELDS } = CONFIG_FIELDS;
@@ -75,7 +82,7 @@ export function parseBenchArguments(argv: readonly string[], suites: readonly st
     learner: values.learner as string | undefined,
     bench: {
       shape: 'qwen3-0.6b',
-      ...(suite !== 'serving' && { inputLen: [512] }),
+      ...(!OWN_LENGTHS.includes(suite) && { inputLen: [512] }),
       repeats: 3,
       ...bench,
     } as BenchOptions,

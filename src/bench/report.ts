@@ -14,6 +14,8 @@ export interface BenchRow {
   /** A cell of a table: the table's heading, and the column. The rows of one heading form the table; null is '-'. */
   readonly table?: string;
   readonly column?: string;
+  /** What there is instead of a value, such as OOM, or what the value leaves out. */
+  readonly note?: string;
 }
 
 const TIMES = ['s', 'ms', 'µs'];
@@ -43,8 +45,8 @@ function grid(title: string, rows: readonly BenchRow[]): string[] {
   const names = [...new Set(cells.map(({ what }) => what))];
   const columns = [...new Set(cells.map(({ column }) => column ?? ''))];
   const cell = (what: string, column: string): string => {
-    const value = cells.find((row) => row.what === what && row.column === column)?.value;
-    return value === undefined || value === null ? '-' : number(value);
+    const { value = null, note = '-' } = cells.find((row) => row.what === what && row.column === column) ?? {};
+    return value === null ? note : number(value);
   };
   const widths = columns.map((column) => Math.max(9, column.length + 2));
   const first = Math.max(...names.map((name) => name.length)) + 1;

@@ -1,0 +1,60 @@
+import { expect, test } from 'vitest';
+import { backends, isOutOfMemory } from '#nano/bench/backends';
+import { denseBytes, memory } from '#nano/bench/memory';
+import type { BenchContext } from '#nano/bench/options';
+import { render } from '#nano/bench/report';
+import { SHAPES } from '#nano/bench/shapes';
+import { BackendError, ConfigError } from '#nano/errors';
+import { parseModelConfig } from '#nano/models/model-config';
+import { TEST_BACKENDS } from './helpers/backends';
+
+const context = (more: Partial<BenchContext>): BenchContext => ({
+  shape: 'tiny',
+  repeats: 1,
+  options: { backend: TEST_BACKENDS[TEST_BACKENDS.length - 1] },
+  limits: () => undefined,
+  log: () => {},
+  ...more,
+});
+
+test('backends: a rate for each way to attend, and where flash begins to win', async () => {
+  const rows = await backends(context({ batch: [1, 2], inputLen: [16, 32] }));
+  const cells = rows.filter(({ table }) => table);
+  expect(cells.map(({ what, column }) => `${what} ${column}`)).toEqual(
+    ['1 × 16', '1 × 32', '2 × 16', '2 × 32'].flatMap((what) => [`${what} flash`, `${what} sdpa.math`]),
+  );
+  for (const { value } of cells) expect(value).toBeGreaterThan(0);
+  expect(rows.slice(0, 2).map(({ what }) => what)).toEqual([1, 2].map((n) => `${n} at once: flash is faster from`));
+  for (const { value } of rows.slice(0, 2)) expect([16, 32, null]).toContain(value);
+});
+
+test('backends: a length whose answer would not fit is refused with the limit', async () => {
+  const refused = backends(context({ inputLen: [16, 20481] }));
+  await expect(refused).rejects.toThrow(ConfigError);
+  await expect(refused).rejects.toThrow(
+    '--input-len 20481: as many tokens out as in need a maxModelLen of 40962, and tiny has 40960 positions. Use at most 20480.',
+  );
+});
+
+test('memory: the dense baseline grows by the formula, the paged kernels by nothing', async () => {
+  const rows = await memory(context({ batch: [4], inputLen: [256, 512] }));
+  const value = (what: string, column: string) =>
+    rows.find((row) => row.what === what && row.column === column)?.value as number;
+  const model = parseModelConfig(JSON.stringify(SHAPES.tiny), 'tiny');
+  for (const length of [256, 512]) {
+    const extra = value(`4 × ${length}`, 'sdpa.math') - value(`4 × ${length}`, 'flash');
+    // Temporaries end at cache lines, and those of other layers lie beneath.
+    expect(Math.abs(extra * 2 ** 20 - denseBytes(model, 4, length))).toBeLessThan(0.05 * denseBytes(model, 4, length));
+  }
+});
+
+test('what does not fit is an entry of the table', () => {
+  expect(isOutOfMemory(new BackendError('Out of GPU memory: 5 bytes were asked for'))).toBe(true);
+  expect(isOutOfMemory(new BackendError('The cpu backend was used after it was closed.'))).toBe(false);
+  const row = { table: 'T', what: '64 × 4096', unit: 'tok/s' };
+  const text = render([
+    { ...row, column: 'flash', value: 1234 },
+    { ...row, column: 'sdpa.math', value: null, note: 'OOM' },
+  ]);
+  expect(text).toMatch(/64 × 4096\s+1234\s+OOM/);
+});
