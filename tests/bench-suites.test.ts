@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { backends, isOutOfMemory } from '#nano/bench/backends';
+import { compareWithBaseline } from '#nano/bench/baseline';
 import { denseBytes, memory } from '#nano/bench/memory';
 import type { BenchContext } from '#nano/bench/options';
 import { render } from '#nano/bench/report';
@@ -46,6 +47,37 @@ test('memory: the dense baseline grows by the formula, the paged kernels by noth
     // Temporaries end at cache lines, and those of other layers lie beneath.
     expect(Math.abs(extra * 2 ** 20 - denseBytes(model, 4, length))).toBeLessThan(0.05 * denseBytes(model, 4, length));
   }
+});
+
+test('a run beside a stored one: what is worse, what is better, what is missing', () => {
+  const row = (what: string, value: number | null, unit: string) => ({ what, value, unit });
+  const stored = [
+    row('rate', 100, 'tok/s'),
+    row('time', 10, 'ms'),
+    row('steps', 5, ''),
+    row('gone', 1, 's'),
+    row('near', 100, 'ms'),
+  ];
+  const now = [
+    row('rate', 200, 'tok/s'),
+    row('time', 12, 'ms'),
+    row('steps', 9, ''),
+    row('new', 1, 's'),
+    row('near', 104, 'ms'),
+  ];
+  const { lines, numWorse } = compareWithBaseline(now, stored, 0.1);
+  expect(numWorse).toBe(1);
+  expect(lines).toEqual([
+    'worse   time: 10.00 → 12.00 ms',
+    'better  rate: 100.0 → 200.0 tok/s',
+    'missing  gone',
+    '4 figures compared: 1 worse and 1 better by more than 10 %.',
+  ]);
+  expect(compareWithBaseline(now, stored, 0.25).numWorse).toBe(0);
+  expect(
+    compareWithBaseline([row('rate', 80, 'tok/s')], [row('rate', 100, 'tok/s')], 0.2).numWorse,
+    '100 / 80 is 1.25',
+  ).toBe(1);
 });
 
 test('what does not fit is an entry of the table', () => {

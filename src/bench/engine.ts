@@ -5,6 +5,7 @@ import { Config, type ConfigOptions } from '#nano/config';
 import { type BuiltEngine, buildEngine } from '#nano/engine/build-engine';
 import type { RequestUpdate } from '#nano/engine/outputs';
 import { platform } from '#nano/platform';
+import { FolderFiles } from '#nano/platform/node-files';
 import type { Opened } from '#nano/platform/platform';
 import { DTYPE_BYTES } from '#nano/tensor/dtype';
 import type { Backend } from '#nano/tensor/kernels';
@@ -19,17 +20,17 @@ export class BenchEngine {
 
   /** @param suite settings the suite wants, unless others were asked for. */
   static async open(
-    { shape, options, log }: BenchContext,
+    { shape, model, options, log }: BenchContext,
     suite: ConfigOptions | ((backend: Backend) => ConfigOptions),
   ): Promise<BenchEngine> {
     const { backend: name = 'auto', batchInvariant = false, tensorParallelSize = 1 } = options;
-    const files = await shapeFiles(shape);
+    const files = await (model ? FolderFiles.open(model) : shapeFiles(shape));
     const opened = await platform.open(files.name, { backend: name, batchInvariant, tensorParallelSize });
     const { backend, ranks, place } = opened;
     const forGpu = { maxNumSeqs: 256, maxNumBatchedTokens: 16384 };
-    const defaults = { loadFormat: 'dummy', ...(backend.name === 'cuda' && forGpu) } as const;
+    const defaults = { ...(!model && { loadFormat: 'dummy' as const }), ...(backend.name === 'cuda' && forGpu) };
     const config = new Config({ ...defaults, ...(typeof suite === 'function' ? suite(backend) : suite), ...options });
-    log(`loading random weights of ${shape} …`);
+    log(model ? `loading ${model} …` : `loading random weights of ${shape} …`);
     const started = performance.now();
     const budget = () => platform.kvCacheBudget(backend, config.gpuMemoryUtilization, place);
     const built = await buildEngine(files, config, backend, budget, () => {}, ranks);

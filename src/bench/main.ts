@@ -1,9 +1,10 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { dirname } from 'node:path';
 import { attention } from '#nano/bench/attention';
 import { backends } from '#nano/bench/backends';
+import { compareWithBaseline } from '#nano/bench/baseline';
 import { latency } from '#nano/bench/latency';
 import { measureLimits } from '#nano/bench/limits';
 import { linear } from '#nano/bench/linear';
@@ -52,7 +53,7 @@ const SUITES: Readonly<Record<string, Suite>> = {
 
 async function main(): Promise<void> {
   const argv = process.argv.slice(2);
-  const { help, suite, json, learner, bench, options } = parseBenchArguments(argv, Object.keys(SUITES));
+  const { help, suite, json, baseline, learner, bench, options } = parseBenchArguments(argv, Object.keys(SUITES));
   if (help) {
     process.stdout.write(helpText(Object.entries(SUITES).map(([name, { about }]) => [name, about])));
     return;
@@ -81,6 +82,7 @@ async function main(): Promise<void> {
   const limits = () => withBackend((backend) => measureLimits(backend, log));
   const rows = await run({ ...bench, options, limits, log });
   process.stdout.write(render(rows));
+  if (baseline) compare(rows, suite, baseline, (bench.threshold ?? 10) / 100);
   if (!json) return;
   const device = withBackend(({ description }) => description);
   const machine = `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown processor'}`;
@@ -88,6 +90,17 @@ async function main(): Promise<void> {
   const about = { suite, device, machine, date, commit: commit(), node: process.version };
   mkdirSync(dirname(json), { recursive: true });
   writeFileSync(json, `${JSON.stringify({ ...about, options: { ...bench, ...options }, rows }, null, 2)}\n`);
+}
+
+/** Exits with 1 when the run is slower than the stored one. */
+function compare(rows: readonly BenchRow[], suite: string, file: string, threshold: number): void {
+  const stored = JSON.parse(readFileSync(file, 'utf8')) as { suite: string; device: string; rows: BenchRow[] };
+  if (stored.suite !== suite) {
+    throw new ConfigError(`--baseline ${file} is a run of the suite '${stored.suite}', and this was '${suite}'.`);
+  }
+  const { lines, numWorse } = compareWithBaseline(rows, stored.rows, threshold);
+  process.stdout.write(`\nAgainst ${file} (${stored.device}):\n${lines.join('\n')}\n`);
+  if (numWorse > 0) process.exitCode = 1;
 }
 
 function commit(): string {

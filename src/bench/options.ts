@@ -22,6 +22,9 @@ export interface BenchOptions {
   readonly numRequests?: number;
   readonly repeats: number;
   readonly seconds?: number;
+  readonly hours?: number;
+  readonly model?: string;
+  readonly threshold?: number;
   readonly ranks?: readonly number[];
   readonly rates?: readonly number[];
   readonly sharedLen?: number;
@@ -45,7 +48,15 @@ const BENCH_FIELDS = {
   numRequests: count('throughput, serving: how many requests; default 256 on cuda, else 8 and 32.'),
   rates: { kind: 'rates', doc: 'serving: requests a second; default 0.3 to 1.2 × what all at once are served at.' },
   sharedLen: count('serving: tokens of the system prompt with which all requests begin, default 256.', 0),
-  seconds: count('soak: how long, default 300; backends: a run at most, default 20.'),
+  seconds: count('soak: how long, default 600; backends: a run at most, default 20.'),
+  hours: count('soak: how long, instead of --seconds.'),
+  threshold: {
+    kind: 'number',
+    min: 0,
+    max: 1000,
+    integer: false,
+    doc: '--baseline: percent by which a figure may be worse; default 10.',
+  },
   ranks: { kind: 'integers', min: 1, doc: 'parallel: numbers of ranks to compare, default 1,2.' },
   repeats: count('latency: the best and the median of this many are reported, default 3.'),
 } as const satisfies Fields;
@@ -60,6 +71,8 @@ export interface BenchArguments {
   readonly help: boolean;
   readonly suite: string;
   readonly json: string | undefined;
+  /** A stored run to compare with. */
+  readonly baseline: string | undefined;
   readonly learner: string | undefined;
   readonly bench: BenchOptions;
   readonly options: ConfigOptions;
@@ -67,7 +80,14 @@ export interface BenchArguments {
 
 /** @throws ConfigError naming the flag, the value and what is accepted. */
 export function parseBenchArguments(argv: readonly string[], suites: readonly string[]): BenchArguments {
-  const others = { suite: 'string', json: 'string', learner: 'string', help: 'boolean' } as const;
+  const others = {
+    model: 'string',
+    suite: 'string',
+    json: 'string',
+    baseline: 'string',
+    learner: 'string',
+    help: 'boolean',
+  } as const;
   const hint = '`npm run bench -- --help` lists all flags.';
   const values = parseFlags(argv, { ...BENCH_FIELDS, ...ENGINE_FIELDS }, others, hint);
   const [bench, options] = [readFields(BENCH_FIELDS, values), readFields(ENGINE_FIELDS, values)];
@@ -79,8 +99,10 @@ export function parseBenchArguments(argv: readonly string[], suites: readonly st
     help: values.help === true,
     suite,
     json: values.json as string | undefined,
+    baseline: values.baseline as string | undefined,
     learner: values.learner as string | undefined,
     bench: {
+      model: values.model as string | undefined,
       shape: 'qwen3-0.6b',
       ...(!OWN_LENGTHS.includes(suite) && { inputLen: [512] }),
       repeats: 3,
@@ -99,6 +121,8 @@ export const helpText = (suites: readonly (readonly [name: string, about: string
     '',
     flagLine('suite', 'NAME', 'One of the suites; default latency.'),
     flagLine('json', 'FILE', 'Also write the figures there.'),
+    flagLine('baseline', 'FILE', 'Compare with figures that --json wrote; exit with 1 when some are worse.'),
+    flagLine('model', 'DIR', 'latency, soak …: this model in place of random weights of a shape.'),
     flagLine('learner', 'DAYS', 'Measure with your exercises of these days in it: 7, or 1-7.'),
     ...fieldLines(BENCH_FIELDS),
     '',

@@ -10,15 +10,35 @@ import { platform } from '#nano/platform';
 const MIB = 2 ** 20;
 /** A tenth of the time counts as one observation. */
 const SLICES = 10;
+const MOST_OUTPUTS = 200;
 
-interface Sample {
-  readonly seconds: number;
-  /** MiB: this process's own memory, JavaScript's part of it, what the backend has allocated, what anyone uses on the GPU. */
-  readonly resident: number;
-  readonly heap: number;
-  readonly allocated: number;
-  readonly onGpu: number;
-  readonly tokens: number;
+/** What is looked at every second: MiB, but for the first and the last. */
+const COLUMNS = ['seconds', 'resident', 'heap', 'allocated', 'onGpu', 'tokens'] as const;
+type Sample = Readonly<Record<(typeof COLUMNS)[number], number>>;
+
+/** In memory that is all there from the start: a measure of growth must not grow. */
+class Samples {
+  private readonly numbers: Float64Array;
+  length = 0;
+
+  constructor(private readonly most: number) {
+    this.numbers = new Float64Array(most * COLUMNS.length).fill(1);
+  }
+
+  add(sample: Sample): void {
+    if (this.length === this.most) return;
+    this.numbers.set(
+      COLUMNS.map((name) => sample[name]),
+      COLUMNS.length * this.length++,
+    );
+  }
+
+  all(): Sample[] {
+    return Array.from({ length: this.length }, (_, i) => {
+      const entries = COLUMNS.map((name, c) => [name, this.numbers[i * COLUMNS.length + c]]);
+      return Object.fromEntries(entries) as Sample;
+    });
+  }
 }
 
 /**
@@ -26,13 +46,15 @@ interface Sample {
  * aborted in the middle. Memory is looked at every second; a slope whose confidence interval holds zero is no growth.
  */
 export async function soak(context: BenchContext): Promise<BenchRow[]> {
-  const bench = await BenchEngine.open(context, { maxModelLen: 2048, numKvCacheBlocks: 4096 });
+  const maxModelLen = context.model ? undefined : 2048; // a model says itself how far it goes
+  const bench = await BenchEngine.open(context, { maxModelLen, numKvCacheBlocks: 4096 });
   const { engine, modelConfig } = bench.built;
   const random = new PythonRandom(1);
   const prefix = Array.from({ length: 64 }, () => random.randint(0, modelConfig.vocabSize - 1));
+  const longest = Math.min(1500, engine.options.maxModelLen - prefix.length - MOST_OUTPUTS);
   const running = new Set<number>();
   const addRequest = () => {
-    const length = random.randint(1, random.randint(0, 9) === 0 ? 1500 : 300);
+    const length = random.randint(1, random.randint(0, 9) === 0 ? longest : 300);
     const own = Array.from({ length }, () => random.randint(0, modelConfig.vocabSize - 1));
     const prompt = random.randint(0, 2) === 0 ? [...prefix, ...own] : own;
     const sampling = [
@@ -41,22 +63,22 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
       { temperature: 0.6, topK: 20, topP: 0.95 },
       { temperature: 1, minP: 0.05 },
     ];
-    const params = { ...sampling[random.randint(0, 3)], maxTokens: random.randint(1, 200), ignoreEos: true };
+    const params = { ...sampling[random.randint(0, 3)], maxTokens: random.randint(1, MOST_OUTPUTS), ignoreEos: true };
     running.add(engine.addRequest(prompt, params));
   };
-  const samples: Sample[] = [];
+  const { hours, seconds = hours ? 3600 * hours : 600 } = context;
+  const looks = new Samples(Math.ceil(seconds) + 1);
   const started = performance.now();
   const elapsed = () => (performance.now() - started) / 1000;
-  const { seconds = 300 } = context;
   while (elapsed() < seconds) {
     while (running.size < 200) addRequest();
     if (random.randint(0, 20) === 0) engine.abort([...running][random.randint(0, running.size - 1)]);
     for (const { requestId, output } of await bench.step()) if (output) running.delete(requestId);
     await platform.yieldToEventLoop();
-    if (elapsed() < samples.length) continue;
+    if (elapsed() < looks.length) continue;
     global.gc?.(); // with node --expose-gc: garbage that is not yet collected is no leak
     const gpu = bench.backend instanceof CudaBackend ? bench.backend.memoryInfo() : { free: 0, total: 0 };
-    samples.push({
+    looks.add({
       seconds: elapsed(),
       resident: anonymousBytes() / MIB,
       heap: process.memoryUsage().heapUsed / MIB,
@@ -65,6 +87,7 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
       tokens: engine.counters.generatedTokens,
     });
   }
+  const samples = looks.all();
   for (const id of running) engine.abort(id);
   while (bench.isBusy) await bench.step();
   engine.checkIntegrity();
