@@ -66,13 +66,15 @@ export function rankFromEnv(env: Env = process.env): RankInfo | undefined {
   const rank = wholeNumber(env, launcher.rank, 0, worldSize - 1, limit);
   if (worldSize === 1) return undefined;
   const local = launcher.localRank.find(isSet);
+  // torchrun's own store listens on the port it sets, and so rank 0 takes the next.
+  const besideStore = isSet('TORCHELASTIC_RUN_ID') ? 1 : 0;
   return {
     rank,
     worldSize,
     // Without a word about hosts there is one.
     localRank: local === undefined ? rank : wholeNumber(env, local, 0, worldSize - 1, limit),
     masterAddr: env.MASTER_ADDR || '127.0.0.1',
-    masterPort: isSet('MASTER_PORT') ? wholeNumber(env, 'MASTER_PORT', 1, 65535) : 29500,
+    masterPort: isSet('MASTER_PORT') ? wholeNumber(env, 'MASTER_PORT', 1, 65535 - besideStore) + besideStore : 29500,
     token: env.NANOVLLM_TOKEN ?? '',
   };
 }

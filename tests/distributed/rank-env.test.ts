@@ -25,7 +25,12 @@ const srun = {
 
 describe('a rank', () => {
   test.each([
-    ['torchrun', { RANK: '2', WORLD_SIZE: '4', LOCAL_RANK: '0' }, at(2, 4, 0)],
+    ['by hand', { RANK: '2', WORLD_SIZE: '4', LOCAL_RANK: '0' }, at(2, 4, 0)],
+    [
+      'torchrun, whose store has the port it sets',
+      { RANK: '2', WORLD_SIZE: '4', LOCAL_RANK: '0', MASTER_PORT: '29400', TORCHELASTIC_RUN_ID: 'none' },
+      { ...at(2, 4, 0), masterPort: 29401 },
+    ],
     ['by hand, on one host', { RANK: '2', WORLD_SIZE: '4' }, at(2, 4, 2)],
     ['Open MPI', openMpi, at(5, 8, 1)],
     ['MPICH and Intel MPI', { PMI_RANK: '1', PMI_SIZE: '2', MPI_LOCALRANKID: '0' }, at(1, 2, 0)],
