@@ -53,7 +53,8 @@ export async function grade(day, tasks, { solution = false, patience = PATIENCE,
   /** Which files can't be loaded, and why. */
   const broken = solution ? new Map() : await syntaxErrors(files);
   const obstacles = new Map();
-  let found = { tests: [], loading: [], uncaught: [] };
+  const nothing = { tests: [], loading: [], uncaught: [], stuck: undefined };
+  let found = nothing;
   for (;;) {
     for (const { path, tasks } of broken.keys()) {
       for (const task of tasks) obstacles.set(task, `not graded, because ${path} can't be loaded`);
@@ -66,6 +67,7 @@ export async function grade(day, tasks, { solution = false, patience = PATIENCE,
     if (stuck) obstacles.set(stuck.task, `'${found.stuck.check}' ${found.stuck.what}`);
     else if (blamed && !solution && !broken.has(blamed[0])) broken.set(...blamed);
     else break;
+    found = nothing; // again, without what was in the way
   }
   const concerned = [...broken].filter(([file]) => tasks.some(({ task }) => file.tasks.includes(task)));
   const problems = [

@@ -2,11 +2,11 @@
 //
 //   npm run notebooks                    opens them
 //   npm run notebooks -- --learner 1     opens them with your exercises of day 1 in the engine
-//   npm run notebooks:check              runs them all and fails if a cell does
+//   npm run notebooks:check              runs them all, two at a time, and fails if a cell does
 //   npm run notebooks:run                runs them all and keeps the new outputs (-- day1: only that one)
 //
 // Nothing is installed for good: the kernel is described in a temporary folder that Jupyter is pointed to.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import {
   existsSync,
   mkdirSync,
@@ -32,7 +32,7 @@ export function findPython(...modules) {
   );
 }
 
-function main() {
+async function main() {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: { check: { type: 'boolean' }, run: { type: 'boolean' }, learner: { type: 'string' } },
@@ -48,7 +48,10 @@ function main() {
         'Running the notebooks needs nbclient (Debian: python3-nbclient; PyPI: nbclient): no Python here has it.',
       );
     }
-    const failed = notebooks(positionals).filter((file) => !execute(python, file, folder, values.run, env));
+    // Where outputs are kept, one has the machine for itself: some show how long something took.
+    const failed = await executeAll(notebooks(positionals), values.run ? 1 : 2, (file) =>
+      execute(python, file, folder, values.run, env),
+    );
     if (failed.length > 0) throw new Error(`Failed: ${failed.map((file) => basename(file)).join(', ')}`);
   } finally {
     rmSync(folder, { recursive: true, force: true });
@@ -128,23 +131,41 @@ except CellExecutionError:
 nbformat.write(notebook, target)
 `;
 
-/** Runs one notebook in `folder`; `keep` writes the outputs into it. @returns {boolean} whether every cell ran */
-function execute(python, file, folder, keep, env) {
+/** Runs `work` on the files, `atOnce` at a time. @returns those for which it gives false */
+async function executeAll(files, atOnce, work) {
+  const failed = [];
+  const queue = [...files].reverse().values(); // the later days take longest
+  const next = async () => {
+    for (const file of queue) if (!(await work(file))) failed.push(file);
+  };
+  await Promise.all(Array.from({ length: atOnce }, next));
+  return failed.sort();
+}
+
+/** Runs one notebook in `folder`; `keep` writes the outputs into it. @returns whether every cell ran */
+async function execute(python, file, folder, keep, env) {
   const started = Date.now();
   const target = join(folder, basename(file));
-  const { status, stdout, stderr } = spawnSync(python, ['-c', RUNNER, file, target], {
-    cwd: root,
-    encoding: 'utf8',
-    env,
-  });
+  const { status, output } = await collect(python, ['-c', RUNNER, file, target], env);
   const seconds = ((Date.now() - started) / 1000).toFixed(1);
   if (status !== 0) {
-    console.error(`✗ ${basename(file)} (${seconds} s)\n${stdout}${stderr}`);
+    console.error(`✗ ${basename(file)} (${seconds} s)\n${output}`);
     return false;
   }
   if (keep) save(JSON.parse(readFileSync(target, 'utf8')), file);
   console.log(`✓ ${basename(file)} (${seconds} s)`);
   return true;
+}
+
+/** @returns {Promise<{ status: number | null, output: string }>} */
+function collect(program, args, env) {
+  const child = spawn(program, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+  return new Promise((done, failed) => {
+    child.on('error', failed);
+    child.on('close', (status) => done({ status, output }));
+  });
 }
 
 /** Without what differs from run to run or machine to machine and says nothing to a reader. */
@@ -171,10 +192,8 @@ function open(env) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  try {
-    main();
-  } catch (error) {
+  main().catch((error) => {
     console.error(error.message);
     process.exitCode = 1;
-  }
+  });
 }

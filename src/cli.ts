@@ -43,8 +43,11 @@ async function main(argv: string[]): Promise<void> {
 async function complete(llm: LLM, prompt: string | undefined, sampling: object): Promise<void> {
   const input = prompt ?? llm.chatPrompt([{ role: 'user', content: 'Tell me a story.' }]);
   if (prompt) process.stdout.write(prompt);
-  for await (const { text } of llm.stream(input, sampling)) process.stdout.write(text);
-  process.stdout.write('\n');
+  try {
+    for await (const { text } of llm.stream(input, sampling)) process.stdout.write(text);
+  } finally {
+    process.stdout.write('\n'); // an error's message begins on a line of its own
+  }
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {

@@ -84,8 +84,8 @@ Library::Library() {
   // All connections are made while the ranks look for each other. Otherwise the first collective of its kind
   // makes them, and waits for the other ranks to come there.
   setenv("NCCL_RUNTIME_CONNECT", "0", 0);
-  // Collectives of graphs and those launched one by one never overlap here: there is one stream. Not having to
-  // allow for it saves a twentieth of a decode step.
+  // Collectives of graphs and those launched one by one never overlap here: there is one stream. Not having
+  // to allow for it saves a twentieth of a decode step.
   setenv("NCCL_GRAPH_MIXING_SUPPORT", "0", 0);
   void* const library = openLibrary();
   find(library, "ncclGetVersion", getVersion);
