@@ -14,11 +14,13 @@ export function printDay({ day, problems, tasks }, subject) {
   for (const task of tasks) printTask(task);
   const sum = (count) => tasks.reduce((total, task) => total + count(task), 0);
   const passed = sum((task) => task.passed);
-  const failed = sum((task) => task.checks.length - task.passed);
+  const missed = ({ checks, passed }) => checks.length - passed;
+  const failed = sum((task) => (task.verdict === 'todo' ? 0 : missed(task)));
+  const toDo = sum((task) => (task.verdict === 'todo' ? missed(task) : 0));
   const ungraded = sum((task) => (task.obstacle ? 1 : 0));
-  if (failed + ungraded > 0) console.log(`\nThe lesson: days/day${day}/README.md`);
+  if (failed + toDo + ungraded > 0) console.log(`\nThe lesson: days/day${day}/README.md`);
   const unknown = ungraded > 0 ? `; ${ungraded} ${ungraded === 1 ? 'task' : 'tasks'} not graded` : '';
-  console.log(`\n${passed} passed, ${failed} failed${unknown}`);
+  console.log(`\n${passed} passed, ${failed} failed${toDo > 0 ? `, ${toDo} to do` : ''}${unknown}`);
 }
 
 /** What concerns no task alone. */

@@ -89,7 +89,7 @@ export class Config {
     // hint: Check each field (`checkFields` with CONFIG_FIELDS and ConfigError), then give every option its default;
     // hint: the table of defaults is in the lesson. Then check what no field can know alone:
     // hint: - a decode step computes one token for each running request: maxNumSeqs <= maxNumBatchedTokens;
-    // hint: - if both are given, numKvCacheBlocks · kvCacheBlockSize tokens of cache must hold maxModelLen.
+    // hint: - if maxModelLen is given and numKvCacheBlocks is not -1, that many blocks of kvCacheBlockSize tokens must hold it.
     // hint: Each is a ConfigError that names both options and both numbers.
     checkFields(CONFIG_FIELDS, options, ConfigError);
     this.backend = options.backend ?? 'auto';

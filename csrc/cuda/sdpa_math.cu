@@ -2,8 +2,8 @@
 // weighted sum. Four kernels, each of which reads from memory what the one before it wrote there.
 //
 // The baseline that shows what flash attention (attention/) saves: the gather copies the whole context at
-// every step, twice as wide, and the scores take queries × keys memory, which is written once and read three
-// times. Flash attention keeps a tile of scores on the chip, and never has them all.
+// every step, twice as wide, and the scores take queries × keys memory, which is written three times and read
+// four. Flash attention keeps a tile of scores on the chip, and never has them all.
 //
 // Decoding handles the whole batch at once (W = B in the workspace), prefill one sequence after the other (W
 // = 1).

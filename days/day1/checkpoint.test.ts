@@ -14,14 +14,27 @@ function thrownBy(work: () => unknown, what: string): Error {
     if ((error as Error).name === 'TodoError') throw error;
     return error as Error;
   }
-  return expect.fail(`${what} should throw an error, but gave ${String(result)}`);
+  const gave = Array.isArray(result) ? `gave [${result.join(', ')}]` : 'threw none';
+  return expect.fail(`${what} should throw an error, but ${gave}`);
 }
 
 /** Checks the class of an error, and that its message names every one of `words`. */
 function expectRefusal(work: () => unknown, what: string, Class: new (message: string) => Error, words: string[]) {
   const error = thrownBy(work, what);
   expect(error, `the error for ${what}`).toBeInstanceOf(Class);
-  for (const word of words) expect(error.message, `the message of the error for ${what}`).toContain(word);
+  for (const word of words) {
+    expect(error.message, `the message of the error for ${what}, which should name ${word}`).toContain(word);
+  }
+}
+
+/** What `work` gives, which is right to ask for: says so when it is refused. */
+function accepted<T>(work: () => T, what: string): T {
+  try {
+    return work();
+  } catch (error) {
+    if ((error as Error).name === 'TodoError') throw error;
+    return expect.fail(`${what} should be accepted, but threw: ${(error as Error).message}`);
+  }
 }
 
 describe('1.1 Config', () => {
@@ -60,9 +73,11 @@ describe('1.1 Config', () => {
       maxNumBatchedTokens: 64,
       kvCacheBlockSize: 8,
       numKvCacheBlocks: 20,
+      gpuMemoryUtilization: 0.5,
       enablePrefixCaching: false,
       enforceEager: true,
-      tensorParallelSize: 1,
+      batchInvariant: true,
+      tensorParallelSize: 2,
       seed: 7,
       loadFormat: 'dummy',
     };
@@ -100,8 +115,9 @@ describe('1.1 Config', () => {
     expectRefusal(() => new Config({ maxNumSeqs: 9, maxNumBatchedTokens: 8 }), what, ConfigError, words);
     const byDefault = 'maxNumSeqs 2049 with the default of maxNumBatchedTokens';
     expectRefusal(() => new Config({ maxNumSeqs: 2049 }), byDefault, ConfigError, ['2049', '2048']);
-    expect(new Config({ maxNumSeqs: 8, maxNumBatchedTokens: 8 }).maxNumSeqs, '8 of 8 is allowed').toBe(8);
-    const small = new Config({ maxNumBatchedTokens: 32 });
+    const eight = accepted(() => new Config({ maxNumSeqs: 8, maxNumBatchedTokens: 8 }), 'maxNumSeqs 8 of 8 tokens');
+    expect(eight.maxNumSeqs, 'maxNumSeqs, given as 8').toBe(8);
+    const small = accepted(() => new Config({ maxNumBatchedTokens: 32 }), 'maxNumBatchedTokens 32 alone');
     expect(small.maxNumSeqs, 'the default of maxNumSeqs never exceeds maxNumBatchedTokens').toBe(32);
   });
 
@@ -112,9 +128,16 @@ describe('1.1 Config', () => {
     expectRefusal(() => new Config({ ...cache, maxModelLen: 65 }), what, ConfigError, words);
     const byDefault = 'maxModelLen 17 in 1 block of the default size';
     expectRefusal(() => new Config({ numKvCacheBlocks: 1, maxModelLen: 17 }), byDefault, ConfigError, ['17', '16']);
-    expect(new Config({ ...cache, maxModelLen: 64 }).maxModelLen, 'exactly full is allowed').toBe(64);
-    expect(new Config(cache).numKvCacheBlocks, 'no maxModelLen: nothing to compare yet').toBe(4);
-    expect(new Config({ maxModelLen: 4096 }).numKvCacheBlocks, 'cache not sized yet: nothing to compare').toBe(-1);
+    const full = accepted(() => new Config({ ...cache, maxModelLen: 64 }), 'maxModelLen 64 in 4 blocks of 16');
+    expect(full.maxModelLen, 'maxModelLen, given as 64').toBe(64);
+    const open = accepted(() => new Config(cache), '4 blocks of 16, with no maxModelLen to compare,');
+    expect(open.numKvCacheBlocks, 'numKvCacheBlocks, given as 4').toBe(4);
+    // -1, given or by default: the cache is not sized yet.
+    for (const unsized of [{}, { numKvCacheBlocks: -1 }]) {
+      const options = { ...unsized, maxModelLen: 4096 };
+      const config = accepted(() => new Config(options), `${JSON.stringify(options)}, a cache not sized yet,`);
+      expect(config.numKvCacheBlocks, 'numKvCacheBlocks of a cache not sized yet').toBe(-1);
+    }
   });
 });
 
@@ -251,9 +274,8 @@ describe('1.3 Blocks of a sequence', () => {
         const seq = sequenceOf(length, blockSize);
         const blocks = Array.from({ length: seq.numBlocks }, (_, i) => seq.block(i));
         expect(blocks.flat(), `all blocks of ${length} tokens in blocks of ${blockSize}`).toEqual(seq.tokenIds);
-        expect(blocks.at(-1)?.length, `the last block of ${length} in blocks of ${blockSize}`).toBe(
-          seq.lastBlockNumTokens,
-        );
+        const what = `lastBlockNumTokens of ${length} tokens in blocks of ${blockSize}`;
+        expect(seq.lastBlockNumTokens, what).toBe(blocks.at(-1)?.length);
       }
     }
   });

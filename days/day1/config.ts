@@ -1,4 +1,4 @@
-// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [7d8eb47cf9a515dc]
+// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [7a217b21c4ff01f8]
 import { ConfigError } from '#nano/errors';
 import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import { checkFields, type Fields } from '#nano/utils/fields';
@@ -91,7 +91,7 @@ export class Config {
     // Check each field (`checkFields` with CONFIG_FIELDS and ConfigError), then give every option its default;
     // the table of defaults is in the lesson. Then check what no field can know alone:
     // - a decode step computes one token for each running request: maxNumSeqs <= maxNumBatchedTokens;
-    // - if both are given, numKvCacheBlocks · kvCacheBlockSize tokens of cache must hold maxModelLen.
+    // - if maxModelLen is given and numKvCacheBlocks is not -1, that many blocks of kvCacheBlockSize tokens must hold it.
     // Each is a ConfigError that names both options and both numbers.
     throw new TodoError('1.1', 'days/day1/config.ts');
   }

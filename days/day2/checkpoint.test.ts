@@ -199,13 +199,18 @@ describe('2.1 Linear', () => {
 
   test('inputs, weights and outputs may be parts of something wider', () => {
     const [T, K, N] = [3, 6, 4];
-    const wideX = tensor([T, 11], normals(T * 11));
-    const wideW = tensor([N + 2, K], normals((N + 2) * K));
+    const check = (what: string, out: Tensor, x: Tensor, weight: Tensor) => {
+      linear(out, x, weight, PLAIN);
+      expectClose(numbers(out), expected(x, weight), `${what} ${REPEAT}`, N);
+    };
+    const [x, weight] = [tensor([T, K], normals(T * K)), tensor([N, K], normals(N * K))];
+    const wideX = tensor([T, 11], normals(T * 11)).columns(3, K);
+    const wideWeight = tensor([N, K + 3], normals(N * (K + 3))).columns(2, K);
     const wideOut = tensor([T, 10]);
-    const x = wideX.columns(3, K);
-    const weight = new Tensor(wideW.storage, [N, K], 'float32', [K, 1], 2 * K);
-    linear(wideOut.columns(5, N), x, weight, PLAIN);
-    expectClose(numbers(wideOut.columns(5, N)), expected(x, weight), `columns 3 to 8 of 11 as inputs ${REPEAT}`, N);
+    check('x, which is columns 3 to 8 of 11', tensor([T, N]), wideX, weight);
+    check('weight, which is columns 2 to 7 of 9', tensor([T, N]), x, wideWeight);
+    check('out, which is columns 5 to 8 of 10', wideOut.columns(5, N), x, weight);
+    check('all three parts of something wider', wideOut.columns(5, N), wideX, wideWeight);
     expect(numbers(wideOut.columns(0, 5)).every(Number.isNaN), 'columns left of the outputs stay as they were').toBe(
       true,
     );
@@ -475,7 +480,9 @@ describe('2.5 Rotary embedding', () => {
     for (const position of [4, -1]) {
       const error = thrownBy(() => turn(position), `position ${position} of 4`);
       expect(error, `the error for position ${position} of 4`).toBeInstanceOf(InvalidTensorError);
-      expect(error.message, `the message of the error for position ${position} of 4`).toContain(String(position));
+      expect(error.message, `the message of the error for position ${position} of 4, which should name it`).toContain(
+        String(position),
+      );
     }
     turn(3);
   });

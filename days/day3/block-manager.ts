@@ -1,4 +1,4 @@
-// Exercise made from src/engine/block-manager.ts by `npm run days`, which keeps what you write. [44acffac6ea84ab2]
+// Exercise made from src/engine/block-manager.ts by `npm run days`, which keeps what you write. [6c4488e562915e4d]
 import { PLACEHOLDER, type Sequence } from '#nano/engine/sequence';
 import { hashTokens, type TokenHash } from '#nano/utils/hash';
 import { TodoError } from '#nano/utils/todo';
@@ -23,7 +23,7 @@ interface Content {
 
 /**
  * Divides the KV cache into blocks and lends them to sequences (PagedAttention, Kwon et al. 2023,
- * §4.3), as an operating system lends pages: any free block will do, so nothing is lost to fragmentation
+ * §4.2), as an operating system lends pages: any free block will do, so nothing is lost to fragmentation
  * but the tail of each sequence's last block. Full blocks stay known by what they hold, and a new prompt that
  * begins alike takes them over instead of computing them again (prefix caching).
  *
@@ -183,7 +183,9 @@ export class BlockManager {
     for (const [hash, block] of this.byHash) {
       const { content } = block;
       if (!content || content.hash !== hash || this.hash(content.tokenIds, content.prefix?.hash ?? null) !== hash) {
-        throw new Error(`Block ${block.id} is found under hash ${hash}, which is not that of its tokens.`);
+        throw new Error(
+          `Block ${block.id} is found under hash ${hash}, which is not that of its tokens and its prefix.`,
+        );
       }
       if (content.tokenIds.includes(PLACEHOLDER)) throw new Error(`Block ${block.id} is found by an unknown token.`);
     }

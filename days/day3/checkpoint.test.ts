@@ -100,7 +100,7 @@ describe('3.1 Blocks: allocate and give back', () => {
   test('down to the last free block, and no further', () => {
     const manager = without(3);
     const seq = sequenceOf(12);
-    expect(manager.allocate(seq), '12 tokens fit 3 blocks of 4').toBe(true);
+    expect(manager.allocate(seq), 'allocate 12 tokens: 3 blocks where 3 are free').toBe(true);
     expect(manager.numFreeBlocks, 'free blocks left').toBe(0);
     expect(manager.allocate(sequenceOf(1)), 'allocate 1 token with no block free').toBe(false);
   });
@@ -109,25 +109,27 @@ describe('3.1 Blocks: allocate and give back', () => {
     const manager = without(4);
     const [a, b] = [sequenceOf(5), sequenceOf(9)];
     manager.allocate(a);
-    expect(manager.allocate(b), '3 blocks where 2 are free').toBe(false);
+    expect(manager.allocate(b), 'allocate 3 blocks where 2 are free').toBe(false);
     expect(b.blockTable, 'the block table of the refused sequence').toEqual([]);
     expect(b.numCachedTokens, 'the cached tokens of the refused sequence').toBe(0);
     expectBooks(manager, [a.blockTable], 'after the refusal');
-    expect(manager.allocate(sequenceOf(8)), '2 blocks where 2 are free').toBe(true);
+    expect(manager.allocate(sequenceOf(8)), 'allocate 2 blocks where 2 are free').toBe(true);
   });
 
   test('no two sequences get the same block', () => {
     const manager = without(9);
     const seqs = [5, 9, 3, 10].map((tokens) => sequenceOf(tokens));
-    for (const seq of seqs) expect(manager.allocate(seq), 'there is room').toBe(true);
-    expect(seqs.flatMap((seq) => seq.blockTable).sort(), 'all blocks, each once').toEqual(range(9));
+    for (const seq of seqs) expect(manager.allocate(seq), 'allocate where there is room').toBe(true);
+    expect(seqs.flatMap((seq) => seq.blockTable).sort(), 'the blocks of all sequences together: 9, each once').toEqual(
+      range(9),
+    );
   });
 
   test('deallocate gives every block back, and allocate can use them again', () => {
     const manager = without(4);
     const seq = sequenceOf(13);
     for (let round = 1; round <= 3; round++) {
-      expect(manager.allocate(seq), `4 blocks, round ${round}`).toBe(true);
+      expect(manager.allocate(seq), `allocate 4 blocks where 4 are free, round ${round}`).toBe(true);
       seq.numCachedTokens = 13;
       manager.deallocate(seq);
       expect(seq.blockTable, 'the block table after deallocate').toEqual([]);
@@ -154,7 +156,7 @@ describe('3.1 Blocks: allocate and give back', () => {
     const [a, b] = [sequenceOf(10), sequenceOf(14)];
     manager.allocate(a);
     pretendKnown(manager, a.blockTable.slice(0, 2));
-    expect(manager.allocate(b), '4 blocks, 2 of them known, where 3 are free').toBe(true);
+    expect(manager.allocate(b), 'allocate 4 blocks, 2 of them known and in use, where 3 are free').toBe(true);
     expect(b.blockTable.slice(0, 2), 'b begins with the known blocks').toEqual(a.blockTable.slice(0, 2));
     expect(b.blockTable.length, 'blocks for 14 tokens').toBe(4);
     expect(b.numCachedTokens, 'numCachedTokens: 2 known blocks of 4').toBe(8);
@@ -173,7 +175,7 @@ describe('3.1 Blocks: allocate and give back', () => {
     expectBooks(manager, tables.slice(1), 'after the first of three users left');
     pretendKnown(manager, []);
     const other = sequenceOf(8);
-    expect(manager.allocate(other), '2 blocks are free now').toBe(true);
+    expect(manager.allocate(other), 'allocate 2 blocks, which are free now').toBe(true);
     const inUse = other.blockTable.filter((id) => tables[1].includes(id) || tables[2].includes(id));
     expect(inUse, 'blocks in use that were given to another sequence').toEqual([]);
     manager.deallocate(other);
@@ -190,11 +192,11 @@ describe('3.1 Blocks: allocate and give back', () => {
     const known = a.blockTable.slice(0, 2);
     manager.deallocate(a);
     pretendKnown(manager, known);
-    expect(manager.allocate(b), '3 blocks, 2 of them known and free, where 4 are free').toBe(true);
+    expect(manager.allocate(b), 'allocate 3 blocks, 2 of them known and free, where 4 are free').toBe(true);
     expectBooks(manager, [b.blockTable], 'after taking 2 free blocks back');
     pretendKnown(manager, []);
     const other = sequenceOf(4);
-    expect(manager.allocate(other), 'one block is left').toBe(true);
+    expect(manager.allocate(other), 'allocate the one block that is left').toBe(true);
     expect(b.blockTable, "b's blocks, which the other must not get").not.toContain(other.blockTable[0]);
   });
 
@@ -212,7 +214,7 @@ describe('3.1 Blocks: allocate and give back', () => {
       if ((error as Error).name === 'TodoError') throw error;
       result = error;
     }
-    expect(result, '3 blocks, of which 2 are known, where only those 2 are free').toBe(false);
+    expect(result, 'allocate 3 blocks, of which 2 are known, where only those 2 are free').toBe(false);
     expect(c.blockTable, 'the block table after the refusal').toEqual([]);
     expectBooks(manager, [b.blockTable], 'after the refusal');
   });
@@ -228,7 +230,7 @@ describe('3.1 Blocks: allocate and give back', () => {
     manager.deallocate(a); // free: a's two blocks, then
     manager.deallocate(last); // this one
     pretendKnown(manager, known);
-    expect(manager.allocate(c), '3 blocks, 2 of them known, where 3 are free').toBe(true);
+    expect(manager.allocate(c), 'allocate 3 blocks, 2 of them known and free, where 3 are free').toBe(true);
     expect(c.blockTable, 'the two known blocks, then the one that was free beside them').toEqual([...known, unknown]);
     expectBooks(manager, [b.blockTable, c.blockTable], 'afterwards');
   });
@@ -237,7 +239,7 @@ describe('3.1 Blocks: allocate and give back', () => {
     const manager = new BlockManager(2, 4);
     pretendKnown(manager, []);
     for (const block of manager.blocks) block.content = { hash: block.id, tokenIds: range(4), prefix: null };
-    expect(manager.allocate(sequenceOf(5)), '2 blocks where 2 are free').toBe(true);
+    expect(manager.allocate(sequenceOf(5)), 'allocate 2 blocks where 2 are free').toBe(true);
     const contents = manager.blocks.map((block) => block.content);
     expect(contents, 'the known content of the blocks that were taken').toEqual([null, null]);
   });
@@ -282,7 +284,7 @@ describe('3.2 A slot for the next token', () => {
   test('asked twice, it takes nothing twice', () => {
     const manager = new BlockManager(4, 4, false);
     const seq = sequenceOf(1);
-    for (let i = 1; i <= 3; i++) expect(manager.appendSlot(seq), `time ${i}`).toBe(true);
+    for (let i = 1; i <= 3; i++) expect(manager.appendSlot(seq), `appendSlot for the same token, time ${i}`).toBe(true);
     expect(seq.blockTable.length, 'blocks of 1 token').toBe(1);
     expect(manager.numFreeBlocks, 'free blocks').toBe(3);
   });
@@ -461,7 +463,9 @@ describe('3.3 Prefix caching: the hash chain', () => {
       const misses = prefixes(asked, asked.length - 1).map((prefix) => !computed.has(prefix));
       const expected = prefixes(asked, asked.length - 1).slice(0, [...misses, true].indexOf(true));
       const got = found(manager, asked).map((id) => holds.get(id));
-      expect(got, `what the blocks found for [${asked}] hold ${again}`).toEqual(expected);
+      expect(got, `prompt [${asked}] in blocks of 2: for each block found, all tokens up to its end ${again}`).toEqual(
+        expected,
+      );
       const tokens = prompt();
       const table = range(Math.ceil(tokens.length / 2), unused);
       unused += table.length;
@@ -523,7 +527,8 @@ function expectRow(actual: ArrayLike<number>, expected: readonly number[], what:
     Array.from(row)
       .slice(wrong, wrong + 4)
       .map((x) => Number(x.toPrecision(5)));
-  expect(show(actual), `${what}, from number ${wrong} on`).toEqual(show(expected));
+  const nan = Number.isNaN(actual[wrong]) ? ' (NaN: read where no key is, or not set, or 0/0 or ∞ - ∞ on the way)' : '';
+  expect(show(actual), `${what}, from number ${wrong} on${nan}`).toEqual(show(expected));
   expect(actual[wrong], `${what}, number ${wrong}`).toBe(expected[wrong]); // they differ in a later digit
 }
 
@@ -616,8 +621,11 @@ function prefill(batch: Batch, rows: ReturnType<typeof drawBatch>, attnBackend: 
 
 const unit = (dim: number, at: number) => range(dim).map((i) => (i === at ? 1 : 0));
 /** With value j a unit vector, the output is the weights: the keys that a query looked at, in a batch of one head. */
-const lookedAt = (out: Float32Array, dim: number, row: number) =>
-  range(dim).filter((i) => Math.abs(out[row * dim + i]) > 1e-6 || Number.isNaN(out[row * dim + i]));
+const lookedAt = (out: Float32Array, dim: number, row: number) => {
+  const weights = out.subarray(row * dim, (row + 1) * dim);
+  if (weights.some(Number.isNaN)) return 'NaN: out as it was before, or 0/0 on the way';
+  return range(dim).filter((i) => Math.abs(weights[i]) > 1e-6);
+};
 
 /** One query over keys given as rows, through `attend` itself. Beyond the last visible key lie NaN, and nobody may ask. */
 function attendOne(
@@ -703,8 +711,8 @@ function attendCases(attend: (visible: number) => Attend): void {
     ['are all the same', () => 3],
     ['are all far below zero', (j) => -1000 - (j % 5)],
     ['are all far above zero', (j) => 1000 + (j % 5)],
-    ['hold one that towers over the rest', (j) => (j === 70 ? 500 : j % 7)],
-    ['hold one abyss', (j) => (j === 70 ? -500 : j % 7)],
+    ['hold one that towers over the rest', (j) => (j === 70 ? 5000 : j % 7)],
+    ['hold one abyss', (j) => (j === 70 ? -5000 : j % 7)],
   ])('scores that %s', (_, score) => {
     const keys = range(100).map((j) => [score(j), 1]);
     const values = range(100).map((j) => [1 + j, Math.cos(j)]);

@@ -6,6 +6,7 @@ import type { BenchRow } from '#nano/bench/report';
 import { requestTimes, serviceTimes, type Timeline } from '#nano/bench/request-times';
 import { platform } from '#nano/platform';
 
+/** Token ids of prompts, as in the throughput suite, where the model has so many. */
 const VOCABULARY = 10_000;
 const CHUNK = 256;
 /** Shares of what is served when all requests are there at once: far from saturation, and beyond it. */
@@ -37,15 +38,17 @@ export async function serving(context: BenchContext): Promise<BenchRow[]> {
     const bench = await open(context, variant);
     const numRequests = context.numRequests ?? (bench.backend.name === 'cuda' ? 256 : 32);
     // What is loaded and compiled on demand is so now, and the system prompt is where every later request would find it.
-    await replay(bench, workload(context, Math.min(8, numRequests), 0), all(0));
+    const requestsOf = (seed: number, count = numRequests) =>
+      workload(context, bench.built.modelConfig.vocabSize, count, seed);
+    await replay(bench, requestsOf(0, Math.min(8, numRequests)), all(0));
     if (!rates) {
-      const { served } = await replay(bench, workload(context, numRequests, 1), all(0));
+      const { served } = await replay(bench, requestsOf(1), all(0));
       rates = LOADS.map((share) => Number((share * served).toPrecision(2)));
       context.log(`all at once: ${served.toPrecision(3)} requests a second`);
     }
     for (const [i, rate] of rates.entries()) {
       // Other prompts for every rate: the cache would know the same ones. The same for every variant.
-      const requests = workload(context, numRequests, i + 2);
+      const requests = requestsOf(i + 2);
       const random = new PythonRandom(1000 + i);
       const arrivals = poissonArrivals(rate, numRequests, () => random.random());
       const { figures } = await replay(bench, requests, (index) => arrivals[index]);
@@ -84,9 +87,10 @@ function open(context: BenchContext, { enablePrefixCaching, chunk }: Variant): P
 }
 
 /** The system prompt is always the same, and then comes what belongs to `seed`. */
-function workload(context: BenchContext, numRequests: number, seed: number): Request[] {
+function workload(context: BenchContext, vocabSize: number, numRequests: number, seed: number): Request[] {
   const { inputLen, outputLen, sharedLen = 256 } = context;
-  const tokens = (random: PythonRandom, length: number) => Array.from({ length }, () => random.randint(0, VOCABULARY));
+  const last = Math.min(VOCABULARY, vocabSize - 1);
+  const tokens = (random: PythonRandom, length: number) => Array.from({ length }, () => random.randint(0, last));
   const shared = tokens(new PythonRandom(2 ** 31), sharedLen);
   const random = new PythonRandom(seed);
   return Array.from({ length: numRequests }, (_, i) => {

@@ -21,7 +21,7 @@ interface Content {
 
 /**
  * Divides the KV cache into blocks and lends them to sequences (PagedAttention, Kwon et al. 2023,
- * §4.3), as an operating system lends pages: any free block will do, so nothing is lost to fragmentation
+ * §4.2), as an operating system lends pages: any free block will do, so nothing is lost to fragmentation
  * but the tail of each sequence's last block. Full blocks stay known by what they hold, and a new prompt that
  * begins alike takes them over instead of computing them again (prefix caching).
  *
@@ -231,7 +231,9 @@ export class BlockManager {
     for (const [hash, block] of this.byHash) {
       const { content } = block;
       if (!content || content.hash !== hash || this.hash(content.tokenIds, content.prefix?.hash ?? null) !== hash) {
-        throw new Error(`Block ${block.id} is found under hash ${hash}, which is not that of its tokens.`);
+        throw new Error(
+          `Block ${block.id} is found under hash ${hash}, which is not that of its tokens and its prefix.`,
+        );
       }
       if (content.tokenIds.includes(PLACEHOLDER)) throw new Error(`Block ${block.id} is found by an unknown token.`);
     }
