@@ -15,9 +15,9 @@ import { Tensor } from '#nano/tensor/tensor';
 import { gumbelNoise } from '#nano/utils/philox';
 import type { Tokenizer } from '#nano/utils/tokenizer';
 
-// Other inputs in each run; messages name the seed, and NANOVLLM_SEED=… repeats a run.
-const SEED = Number(process.env.NANOVLLM_SEED ?? Date.now() % 1_000_000);
-const FROM_SEED = `random numbers of NANOVLLM_SEED=${SEED}`;
+// Other inputs in each run; messages name the seed, and SEED=… repeats a run.
+const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
+const FROM_SEED = `random numbers of SEED=${SEED}`;
 
 /** Uniform numbers in [0, 1) (mulberry32); the same ones for the same test in a run. */
 function randomNumbers(salt: number): () => number {

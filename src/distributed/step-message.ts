@@ -1,8 +1,8 @@
 import type { Step, StepSequence } from '#nano/engine/step';
 
 /*
- * A step as 32-bit words, in an order that both sides know: a quarter of the bytes of an object with names in it, and a fraction
- * of the time to pack. For each sequence, behind three words about the step:
+ * A step as 32-bit words, in an order that both sides know: fewer bytes than an object with names in it, and a fraction of the
+ * time to pack. For each sequence, behind three words about the step:
  *
  *   11 integers: lengths, token slot, seed, topK    3 floats: temperature, topP, minP
  *   the number of its blocks, then the blocks       in a prefill: the tokens to compute
