@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA GPU: builds for it, runs the tests of the cuda backend, looks for bad memory accesses in a
-# small run, and measures. `bash scripts/gpu.sh [build|test|sanitize|bench|parallel|soak|racecheck …]` does the parts named, or all.
+# small run, and measures. `bash scripts/gpu.sh [build|test|sanitize|bench|day7|parallel|soak|racecheck …]` does the parts named, or all.
 # Figures go to docs/benchmarks (or $BENCH_OUT) as JSON, with device, date and commit.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${BENCH_OUT:-docs/benchmarks}
-parts=${*:-build test sanitize bench parallel soak}
+parts=${*:-build test sanitize bench day7 parallel soak}
 failed=0
 mkdir -p "$out"
 
@@ -83,6 +83,13 @@ for part in $parts; do
         bench --suite $suite "${more[@]}" --json "$out/$short-$suite.json"
       done
       ;;
+    day7)
+      # Attention backends compared, memory as contexts grow, load, and Hugging Face transformers (torch must be there).
+      for suite in backends memory serving compare; do
+        section "bench: $suite"
+        bench --suite $suite --json "$out/$short-$suite.json"
+      done
+      ;;
     parallel)
       # Ranks 1, 2, 4, … as far as there are GPUs. Needs NCCL (see docs/tuning.md), on one host.
       gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
@@ -98,7 +105,7 @@ for part in $parts; do
       section "soak: five minutes of mixed load"
       run node --expose-gc dist/src/bench/main.js --backend cuda --suite soak --json "$out/$short-soak.json"
       ;;
-    *) echo "There is no part '$part': use build, test, sanitize, bench, parallel, soak or racecheck."; failed=1 ;;
+    *) echo "There is no part '$part': use build, test, sanitize, bench, day7, parallel, soak or racecheck."; failed=1 ;;
   esac
 done
 section "$([ $failed = 0 ] && echo 'all passed' || echo 'some FAILED, see above')"

@@ -1,6 +1,8 @@
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { backends, isOutOfMemory } from '#nano/bench/backends';
 import { compareWithBaseline } from '#nano/bench/baseline';
+import { compare } from '#nano/bench/compare';
 import { denseBytes, memory } from '#nano/bench/memory';
 import type { BenchContext } from '#nano/bench/options';
 import { render } from '#nano/bench/report';
@@ -78,6 +80,20 @@ test('a run beside a stored one: what is worse, what is better, what is missing'
     compareWithBaseline([row('rate', 80, 'tok/s')], [row('rate', 100, 'tok/s')], 0.2).numWorse,
     '100 / 80 is 1.25',
   ).toBe(1);
+});
+
+test('compare: the same requests through another engine, with ratios', async () => {
+  const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
+  const rows = await compare(context({ batch: [1, 2], inputLen: [8], outputLen: 4, python }));
+  const value = (what: string, column: string) => rows.find((row) => row.what === what && row.column === column);
+  const own = value('1×8×4', 'nano-vllm-ts')?.value as number;
+  expect(own).toBeGreaterThan(0);
+  expect(value('1×8×4', 'transformers')?.value).toBe(10);
+  expect(value('1×8×4', 'nano-vllm-ts / transformers')?.value).toBeCloseTo(own / 10);
+  expect(value('2×8×4', 'transformers')).toMatchObject({ value: null, note: 'OOM' });
+  await expect(compare(context({ batch: [1], inputLen: [8], outputLen: 4, python: '/no/python' }))).rejects.toThrow(
+    /transformers did not run: .*\/no\/python.*--python names a Python that has torch and transformers/,
+  );
 });
 
 test('what does not fit is an entry of the table', () => {

@@ -5,6 +5,7 @@ import { dirname } from 'node:path';
 import { attention } from '#nano/bench/attention';
 import { backends } from '#nano/bench/backends';
 import { compareWithBaseline } from '#nano/bench/baseline';
+import { compare } from '#nano/bench/compare';
 import { latency } from '#nano/bench/latency';
 import { measureLimits } from '#nano/bench/limits';
 import { linear } from '#nano/bench/linear';
@@ -39,6 +40,10 @@ const SUITES: Readonly<Record<string, Suite>> = {
   backends: {
     run: backends,
     about: 'Tokens a second by attention backend, batch and length; where flash begins to win.',
+  },
+  compare: {
+    run: compare,
+    about: 'The same requests through Hugging Face transformers, and nano-vllm where it is installed.',
   },
   memory: { run: memory, about: 'What a step needs as requests get longer: paged kernels beside the dense gather.' },
   parallel: {
@@ -82,7 +87,7 @@ async function main(): Promise<void> {
   const limits = () => withBackend((backend) => measureLimits(backend, log));
   const rows = await run({ ...bench, options, limits, log });
   process.stdout.write(render(rows));
-  if (baseline) compare(rows, suite, baseline, (bench.threshold ?? 10) / 100);
+  if (baseline) judge(rows, suite, baseline, (bench.threshold ?? 10) / 100);
   if (!json) return;
   const device = withBackend(({ description }) => description);
   const machine = `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown processor'}`;
@@ -93,7 +98,7 @@ async function main(): Promise<void> {
 }
 
 /** Exits with 1 when the run is slower than the stored one. */
-function compare(rows: readonly BenchRow[], suite: string, file: string, threshold: number): void {
+function judge(rows: readonly BenchRow[], suite: string, file: string, threshold: number): void {
   const stored = JSON.parse(readFileSync(file, 'utf8')) as { suite: string; device: string; rows: BenchRow[] };
   if (stored.suite !== suite) {
     throw new ConfigError(`--baseline ${file} is a run of the suite '${stored.suite}', and this was '${suite}'.`);

@@ -24,6 +24,7 @@ export interface BenchOptions {
   readonly seconds?: number;
   readonly hours?: number;
   readonly model?: string;
+  readonly python?: string;
   readonly threshold?: number;
   readonly ranks?: readonly number[];
   readonly rates?: readonly number[];
@@ -82,6 +83,7 @@ export interface BenchArguments {
 export function parseBenchArguments(argv: readonly string[], suites: readonly string[]): BenchArguments {
   const others = {
     model: 'string',
+    python: 'string',
     suite: 'string',
     json: 'string',
     baseline: 'string',
@@ -103,6 +105,7 @@ export function parseBenchArguments(argv: readonly string[], suites: readonly st
     learner: values.learner as string | undefined,
     bench: {
       model: values.model as string | undefined,
+      python: values.python as string | undefined,
       shape: 'qwen3-0.6b',
       ...(!OWN_LENGTHS.includes(suite) && { inputLen: [512] }),
       repeats: 3,
@@ -122,6 +125,7 @@ export const helpText = (suites: readonly (readonly [name: string, about: string
     flagLine('suite', 'NAME', 'One of the suites; default latency.'),
     flagLine('json', 'FILE', 'Also write the figures there.'),
     flagLine('baseline', 'FILE', 'Compare with figures that --json wrote; exit with 1 when some are worse.'),
+    flagLine('python', 'FILE', 'compare: a Python with torch and transformers, perhaps nano-vllm; default python3.'),
     flagLine('model', 'DIR', 'latency, soak …: this model in place of random weights of a shape.'),
     flagLine('learner', 'DAYS', 'Measure with your exercises of these days in it: 7, or 1-7.'),
     ...fieldLines(BENCH_FIELDS),

@@ -6,6 +6,7 @@ import { FolderFiles } from '#nano/platform/node-files';
 
 /** What Qwen3 models of all sizes have in common. */
 const QWEN3 = {
+  model_type: 'qwen3',
   architectures: ['Qwen3ForCausalLM'],
   vocab_size: 151936,
   num_key_value_heads: 8,
