@@ -1,4 +1,4 @@
-// Exercise made from src/engine/scheduler.ts by `npm run days`, which keeps what you write. [55edc5a511acbf62]
+// Exercise made from src/engine/scheduler.ts by `npm run days`, which keeps what you write. [b993da0870b76125]
 import type { BlockManager } from '#nano/engine/block-manager';
 import type { FinishReason, Sequence } from '#nano/engine/sequence';
 import { TodoError } from '#nano/utils/todo';
@@ -192,7 +192,7 @@ export class Scheduler {
   private finishReason(seq: Sequence): FinishReason | undefined {
     // TODO 4.1 (about 5 lines)
     // `ignoreEos` concerns the model's own end tokens (`eosTokenIds`), not the request's `stopTokenIds`.
-    // For the length, count what is known: `seq.numKnownTokens`.
+    // Count what is known: `seq.lastToken`, `seq.numKnownTokens`. `tokenIds` may end with a placeholder.
     throw new TodoError('4.1', 'days/day4/scheduler.ts');
   }
 

@@ -672,6 +672,9 @@ describe('5.5 The loop', () => {
     const ids = prompts.map(([prompt, params]) => engine.addRequest(prompt, params));
     expect(ids, 'the ids of three requests').toEqual([0, 1, 2]);
     expect(engine.counters.promptTokens, 'counters.promptTokens').toBe(6);
+    const { requests } = engine as unknown as { requests: ReadonlyMap<Sequence, unknown> };
+    const blockSizes = [...requests.keys()].map(({ blockSize }) => blockSize);
+    expect(blockSizes, 'blockSize of their sequences: kvCacheBlockSize').toEqual([4, 4, 4]);
     const updates = await runAll(engine);
     const outputs = ids.map((id) => toldOf(updates, id).output);
     expect(
@@ -722,6 +725,18 @@ describe('5.5 The loop', () => {
       expectTold(updates, a, `request a${how}`, { tokens: idsOf('cdefg'), text: 'cdefg', finishReason: 'length' });
       expectTold(updates, b, `request b${how}`, { tokens: [...idsOf('hi'), EOS], text: 'hi', finishReason: 'stop' });
     }
+  });
+
+  test('one that ended while its step ran moves nobody to its place', async () => {
+    const { engine } = setupSound({ a: [EOS], b: 'cd' }, { runAhead: true });
+    const a = engine.addRequest('a', { maxTokens: 9 });
+    const b = engine.addRequest('b', { maxTokens: 2, logprobs: 0 });
+    const updates = await runAll(engine);
+    expectTold(updates, a, 'request a, which ends at once', { tokens: [EOS], text: '', finishReason: 'stop' });
+    const what = 'request b, second in the step in which a gets no token';
+    expectTold(updates, b, what, { tokens: idsOf('cd'), text: 'cd', finishReason: 'length' });
+    const logprobs = toldOf(updates, b).output?.logprobs?.map(({ logprob }) => logprob);
+    expect(logprobs, `${what}: its log-probabilities`).toEqual([-1, -2]);
   });
 
   test('a request may come at any time, and nobody waits for it', async () => {

@@ -1,4 +1,4 @@
-// Exercise made from src/engine/llm-engine.ts by `npm run days`, which keeps what you write. [76b08f54578dc88a]
+// Exercise made from src/engine/llm-engine.ts by `npm run days`, which keeps what you write. [4b2fba48747b2da6]
 import { acceptPrompt } from '#nano/engine/accept';
 import { BlockManager } from '#nano/engine/block-manager';
 import type { TokenLogprobs } from '#nano/engine/logprobs';
@@ -222,8 +222,8 @@ export class LLMEngine {
    */
   private fail(batch: Batch, cause: unknown): RequestUpdate[] {
     // TODO 5.6 (about 8 lines)
-    // As in `abort`: the scheduler ends the sequence, and the request leaves `requests`. A sequence that is not in
-    // `requests` has ended before, and its caller knows.
+    // As in `abort`: the scheduler ends the sequence (its finishReason, 'abort', nobody hears of), and the request
+    // leaves `requests`. A sequence that is not in `requests` has ended before, and its caller knows.
     throw new TodoError('5.6', 'days/day5/llm-engine.ts');
   }
 

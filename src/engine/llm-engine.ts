@@ -263,8 +263,8 @@ export class LLMEngine {
    */
   private fail(batch: Batch, cause: unknown): RequestUpdate[] {
     // solution 5.6 (about 8 lines)
-    // hint: As in `abort`: the scheduler ends the sequence, and the request leaves `requests`. A sequence that is not in
-    // hint: `requests` has ended before, and its caller knows.
+    // hint: As in `abort`: the scheduler ends the sequence (its finishReason, 'abort', nobody hears of), and the request
+    // hint: leaves `requests`. A sequence that is not in `requests` has ended before, and its caller knows.
     const error = cause instanceof Error ? cause : new Error(String(cause));
     return batch.seqs.flatMap((seq) => {
       const request = this.requests.get(seq);

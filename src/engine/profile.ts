@@ -65,7 +65,7 @@ function describeStep({ isPrefill, seqs }: Step): string {
 }
 
 const shapes = (args: unknown[]): object | undefined => {
-  const tensors = args.filter((arg) => arg instanceof Tensor);
+  const tensors = args.filter((arg): arg is Tensor => arg instanceof Tensor);
   return tensors.length > 0
     ? { tensors: tensors.map(({ shape, dtype }) => `${dtype}[${shape}]`).join(' ') }
     : undefined;

@@ -235,7 +235,7 @@ export class Scheduler {
   private finishReason(seq: Sequence): FinishReason | undefined {
     // solution 4.1 (about 5 lines)
     // hint: `ignoreEos` concerns the model's own end tokens (`eosTokenIds`), not the request's `stopTokenIds`.
-    // hint: For the length, count what is known: `seq.numKnownTokens`.
+    // hint: Count what is known: `seq.lastToken`, `seq.numKnownTokens`. `tokenIds` may end with a placeholder.
     const { ignoreEos, stopTokenIds } = seq.samplingParams;
     if (!ignoreEos && this.eosTokenIds.has(seq.lastToken)) return 'stop';
     if (stopTokenIds.includes(seq.lastToken)) return 'stop';
