@@ -138,7 +138,11 @@ import { Tensor } from '#nano/tensor/tensor';
 const { rank, worldSize, shared, jobs, dawdles, GUARD } = workerData;
 const cell = new Int32Array(new SharedArrayBuffer(4));
 const rest = () => dawdles && Atomics.wait(cell, 0, 0, 20);
-const view = ({ storage, offset, numel }) => storage.array.subarray(offset, offset + numel);
+const view = ({ storage: { array }, offset, numel }) => {
+  const [first, length] = [offset - 3, array.length - 6]; // tensorOf
+  if (first + numel > length) throw new Error(numel + ' numbers from number ' + first + ' on: a tensor of ' + length + ' has fewer');
+  return array.subarray(offset, offset + numel);
+};
 const checked = (tensor, values) => {
   if (values.length !== tensor.numel) throw new Error('expected ' + tensor.numel + ' values, got ' + values.length);
   return values;
