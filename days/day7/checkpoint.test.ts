@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { meanNumber, poissonArrivals } from '#nano/bench/arrivals';
 import { Costs, floorSeconds, ridge } from '#nano/bench/costs';
@@ -30,7 +31,7 @@ function thrownBy(work: () => unknown, what: string): Error {
     if ((error as Error).name === 'TodoError') throw error;
     return error as Error;
   }
-  return expect.fail(`${what} should throw an error, but gave ${JSON.stringify(result)}`);
+  return expect.fail(`${what} should throw an error, but gave ${inspect(result)}`);
 }
 
 const expectRefusal = (work: () => unknown, what: string) =>
