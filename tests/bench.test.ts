@@ -107,6 +107,9 @@ describe.each(TEST_BACKENDS)('suites on %s', (backend) => {
     const growth = rows.find(({ what }) => what === 'resident memory: growth');
     expect(growth, 'two seconds are too short to say').toMatchObject({ value: null, unit: 'MiB a minute' });
     expect(render(rows)).toContain('resident memory: growth');
+    const course = rows.filter(({ table }) => table?.startsWith('Over time'));
+    expect(course.slice(0, 4).map(({ column }) => column)).toEqual(['resident', "JavaScript's heap", 'on the GPU', 'tok/s']); // biome-ignore format: one line
+    for (const { column, value } of course) expect(value === 0, column).toBe(column === 'on the GPU');
   });
 
   test('startup', async () => expectFigures(await startup(context)));
@@ -153,7 +156,7 @@ test('figures as text', () => {
       cell('1 × 8', 'low', 1.5),
       cell('2 × 8', 'low', null),
       cell('1 × 8', 'bound', 2000),
-      cell('2 × 8', 'bound', 2000),
+      { ...cell('2 × 8', 'bound', 1999), note: 'of a part' },
     ],
   ];
   expect(render(rows).split('\n')).toEqual([
@@ -163,7 +166,8 @@ test('figures as text', () => {
     'Ladder: GB/s',
     '            low    bound',
     '1 × 8     1.500     2000',
-    '2 × 8         -     2000',
+    '2 × 8         -    1999*',
+    '* of a part',
     '',
   ]);
 });

@@ -36,83 +36,80 @@ template <class Handle, cublasStatus_t (*destroy)(Handle)>
 struct Owned {
   Handle handle = nullptr;
   Owned() = default;
-  Owned(Owned&& other) noexcept { *this = std::move(other); }
-  Owned& operator=(Owned&& other) noexcept {
-    std::swap(handle, other.handle);
-    return *this;
-  }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
   ~Owned() {
     if (handle) destroy(handle);
   }
 };
 using MatmulDesc = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using MatrixLayout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
 using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
 
 /// A matrix whose `rows` lie one after the other, `stride` elements apart.
-MatrixLayout layoutOf(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
-  MatrixLayout layout;
-  checkLt(cublasLtMatrixLayoutCreate(&layout.handle, dataType(dtype), columns, rows, stride),
-          "making a layout");
+cublasLtMatrixLayoutOpaque_t layoutOf(const TensorView& matrix, int64_t rows) {
+  cublasLtMatrixLayoutOpaque_t layout;
+  checkLt(cublasLtMatrixLayoutInit(&layout, dataType(matrix.dtype), matrix.size[1], rows, matrix.stride[0]),
+          "describing a matrix");
   return layout;
 }
 
-struct Plan {
-  MatmulDesc operation;
-  MatrixLayout weight, x, out;
-  cublasLtMatmulAlgo_t algorithm{};
-};
+/// The number of rows for which an algorithm is chosen. Prompts come in every length: were each number of
+/// rows a question of its own, a server would ask for hours, and remember every answer. So large ones are
+/// rounded up to whole tiles, of which there are as many as before.
+int64_t rowsToPlanFor(int64_t rows) {
+  constexpr int64_t kExact = 256, kTile = 128;
+  return rows <= kExact ? rows : (rows + kTile - 1) / kTile * kTile;
+}
 
 }  // namespace
 
 struct Gemm::State {
   using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, DType, DType>;
   Owned<cublasLtHandle_t, cublasLtDestroy> lt;
+  MatmulDesc product;  // out = x · weightᵀ, sums in float32
+  Preference preference;
   void* workspace = nullptr;
-  std::map<Key, Plan> plans;
+  std::map<Key, cublasLtMatmulAlgo_t> algorithms;
 
-  ~State() { cudaFree(workspace); }
-
-  const Plan& planFor(const LinearArgs& args) {
-    const TensorView &out = args.out, &x = args.x, &weight = args.weight;
-    const Key key{x.size[0],        weight.size[0], weight.size[1], x.stride[0],
-                  weight.stride[0], out.stride[0],  x.dtype,        out.dtype};
-    const auto known = plans.find(key);
-    if (known != plans.end()) return known->second;
-    Plan plan;
-    checkLt(cublasLtMatmulDescCreate(&plan.operation.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+  State() {
+    checkLt(cublasLtCreate(&lt.handle), "starting");
+    checkLt(cublasLtMatmulDescCreate(&product.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F),
             "describing a product");
     const cublasOperation_t transpose = CUBLAS_OP_T;
-    checkLt(cublasLtMatmulDescSetAttribute(plan.operation.handle, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
+    checkLt(cublasLtMatmulDescSetAttribute(product.handle, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
                                            sizeof transpose),
             "describing a product");
-    plan.weight = layoutOf(weight.dtype, weight.size[0], weight.size[1], weight.stride[0]);
-    plan.x = layoutOf(x.dtype, x.size[0], x.size[1], x.stride[0]);
-    plan.out = layoutOf(out.dtype, out.size[0], out.size[1], out.stride[0]);
-    Preference preference;
     checkLt(cublasLtMatmulPreferenceCreate(&preference.handle), "setting a preference");
     checkLt(cublasLtMatmulPreferenceSetAttribute(preference.handle, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                  &kWorkspaceBytes, sizeof kWorkspaceBytes),
             "setting a preference");
+    check(cudaMalloc(&workspace, kWorkspaceBytes), "allocating cuBLASLt's workspace");
+  }
+  ~State() { cudaFree(workspace); }
+
+  const cublasLtMatmulAlgo_t& algorithmFor(const LinearArgs& args) {
+    const TensorView &out = args.out, &x = args.x, &weight = args.weight;
+    const int64_t rows = rowsToPlanFor(x.size[0]);
+    const Key key{rows,          weight.size[0], weight.size[1], x.stride[0], weight.stride[0],
+                  out.stride[0], x.dtype,        out.dtype};
+    const auto known = algorithms.find(key);
+    if (known != algorithms.end()) return known->second;
+    cublasLtMatrixLayoutOpaque_t weightLayout = layoutOf(weight, weight.size[0]);
+    cublasLtMatrixLayoutOpaque_t xLayout = layoutOf(x, rows), outLayout = layoutOf(out, rows);
     cublasLtMatmulHeuristicResult_t best{};
     int found = 0;
-    checkLt(
-        cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.operation.handle, plan.weight.handle, plan.x.handle,
-                                       plan.out.handle, plan.out.handle, preference.handle, 1, &best, &found),
-        "choosing an algorithm");
+    checkLt(cublasLtMatmulAlgoGetHeuristic(lt.handle, product.handle, &weightLayout, &xLayout, &outLayout,
+                                           &outLayout, preference.handle, 1, &best, &found),
+            "choosing an algorithm");
     if (found == 0) {
       throw BackendError(
           format("cuBLASLt has no algorithm for %s · %sᵀ.", x.describe().c_str(), weight.describe().c_str()));
     }
-    plan.algorithm = best.algo;
-    return plans.emplace(key, std::move(plan)).first->second;
+    return algorithms.emplace(key, best.algo).first->second;
   }
 };
 
-Gemm::Gemm() : state_(std::make_unique<State>()) {
-  checkLt(cublasLtCreate(&state_->lt.handle), "starting");
-  check(cudaMalloc(&state_->workspace, kWorkspaceBytes), "allocating cuBLASLt's workspace");
-}
+Gemm::Gemm() : state_(std::make_unique<State>()) {}
 
 Gemm::~Gemm() = default;
 
@@ -120,11 +117,14 @@ bool Gemm::available() { return true; }
 
 void Gemm::run(const Launch& on, const LinearArgs& args) {
   if (args.x.size[0] == 0) return;
-  const Plan& plan = state_->planFor(args);
+  const TensorView &out = args.out, &x = args.x, &weight = args.weight;
+  const cublasLtMatmulAlgo_t& algorithm = state_->algorithmFor(args);
+  cublasLtMatrixLayoutOpaque_t weightLayout = layoutOf(weight, weight.size[0]);
+  cublasLtMatrixLayoutOpaque_t xLayout = layoutOf(x, x.size[0]), outLayout = layoutOf(out, out.size[0]);
   const float one = 1, beta = args.accumulate ? 1 : 0;  // out = 1 · product + beta · out
-  checkLt(cublasLtMatmul(state_->lt.handle, plan.operation.handle, &one, args.weight.data, plan.weight.handle,
-                         args.x.data, plan.x.handle, &beta, args.out.data, plan.out.handle, args.out.data,
-                         plan.out.handle, &plan.algorithm, state_->workspace, kWorkspaceBytes, on.stream),
+  checkLt(cublasLtMatmul(state_->lt.handle, state_->product.handle, &one, weight.data, &weightLayout, x.data,
+                         &xLayout, &beta, out.data, &outLayout, out.data, &outLayout, &algorithm,
+                         state_->workspace, kWorkspaceBytes, on.stream),
           "a matrix product");
 }
 

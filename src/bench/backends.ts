@@ -91,7 +91,9 @@ async function measure(context: BenchContext, variant: Variant, requests: number
     const elapsed = () => (performance.now() - started) / 1000;
     while (bench.isBusy && elapsed() < seconds) await bench.step();
     const value = (engine.counters.generatedTokens - before) / elapsed();
-    return bench.isBusy ? { value, note: `the first ${seconds} s` } : { value };
+    return bench.isBusy
+      ? { value, note: `what came in the first ${seconds} s, the prefill's time included` }
+      : { value };
   } catch (error) {
     if (!isOutOfMemory(error)) throw error;
     return { value: null, note: 'OOM' };

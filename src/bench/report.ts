@@ -44,9 +44,10 @@ function grid(title: string, rows: readonly BenchRow[]): string[] {
   const cells = rows.filter(({ table }) => table === title);
   const names = [...new Set(cells.map(({ what }) => what))];
   const columns = [...new Set(cells.map(({ column }) => column ?? ''))];
+  const footnotes = [...new Set(cells.flatMap(({ value, note }) => (value !== null && note ? [note] : [])))];
   const cell = (what: string, column: string): string => {
-    const { value = null, note = '-' } = cells.find((row) => row.what === what && row.column === column) ?? {};
-    return value === null ? note : number(value);
+    const { value = null, note } = cells.find((row) => row.what === what && row.column === column) ?? {};
+    return value === null ? (note ?? '-') : number(value) + (note ? '*'.repeat(1 + footnotes.indexOf(note)) : '');
   };
   const widths = columns.map((column) => Math.max(9, column.length + 2));
   const first = Math.max(...names.map((name) => name.length)) + 1;
@@ -54,5 +55,11 @@ function grid(title: string, rows: readonly BenchRow[]): string[] {
   const body = names.map(
     (what) => what.padEnd(first) + columns.map((c, i) => cell(what, c).padStart(widths[i])).join(''),
   );
-  return ['', title, ''.padEnd(first) + heading, ...body];
+  return [
+    '',
+    title,
+    ''.padEnd(first) + heading,
+    ...body,
+    ...footnotes.map((note, i) => `${'*'.repeat(i + 1)} ${note}`),
+  ];
 }

@@ -10,6 +10,8 @@ import { platform } from '#nano/platform';
 const MIB = 2 ** 20;
 /** A tenth of the time counts as one observation. */
 const SLICES = 10;
+/** Points of the table that shows the whole time. */
+const LOOKS = 40;
 const MOST_OUTPUTS = 200;
 
 /** What is looked at every second: MiB, but for the first and the last. */
@@ -106,6 +108,7 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
     { what: 'preemptions', value: engine.numPreemptions, unit: '' },
     { what: 'blocks not given back', value: lost, unit: '' },
     ...growths.flatMap(({ rows }) => rows),
+    ...course(samples),
   ];
   await bench.close();
   return rows;
@@ -123,6 +126,25 @@ function anonymousBytes(): number {
 function rate(samples: readonly Sample[], from: number, to: number): number {
   const at = (share: number) => samples[Math.round(share * (samples.length - 1))];
   return (at(to).tokens - at(from).tokens) / (at(to).seconds - at(from).seconds);
+}
+
+/** The whole time in some points: whether what grows also settles, no slope can tell. */
+function course(samples: readonly Sample[]): BenchRow[] {
+  const table = 'Over time: MiB, and tokens a second';
+  const count = Math.min(LOOKS, samples.length - 1);
+  return Array.from({ length: count }, (_, i) => {
+    const at = (k: number) => samples[Math.round((k / count) * (samples.length - 1))];
+    const [before, now] = [at(i), at(i + 1)];
+    const cell = (column: string, value: number): BenchRow => {
+      return { table, what: `${Math.round(now.seconds)} s`, column, unit: '', value };
+    };
+    return [
+      cell('resident', now.resident),
+      cell("JavaScript's heap", now.heap),
+      cell('on the GPU', now.onGpu),
+      cell('tok/s', (now.tokens - before.tokens) / (now.seconds - before.seconds)),
+    ];
+  }).flat();
 }
 
 /** MiB a minute over the last three quarters of the time (the first fills caches), with the 95 % interval of the slope. */
