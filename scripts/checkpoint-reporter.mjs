@@ -53,7 +53,10 @@ function describe(error) {
   if (error.name === 'TodoError') return `Task ${error.task} is still to do, in ${error.file}`;
   const lines = [];
   if (error.actual !== undefined && error.expected !== undefined && comparison) {
-    lines.push(what, `expected  ${flat(error.expected)}`, `got       ${flat(error.actual)}`);
+    const both = [flat(error.expected), flat(error.actual)];
+    // Where all numbers agree, it is the kinds of array that differ.
+    const [expected, actual] = withoutKind(both[0]) === withoutKind(both[1]) ? both : both.map(withoutKind);
+    lines.push(what, `expected  ${expected}`, `got       ${actual}`);
   } else {
     lines.push(
       error.name === 'AssertionError'
@@ -69,9 +72,10 @@ function describe(error) {
 function flat(value) {
   const text = String(value)
     .replace(/\s*\n\s*/g, ' ')
-    .replace(/^(\w+Array|Array) \[/, '[')
     .replace(/, ([\]}])/g, ' $1')
     .replace(/\[ /, '[')
     .replace(/ \]/, ']');
   return text.length <= 200 ? text : `${text.slice(0, 197)}…`;
 }
+
+const withoutKind = (text) => text.replace(/^\w*Array \[/, '[');

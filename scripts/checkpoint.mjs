@@ -128,6 +128,7 @@ async function runTests(day, tasks, files, broken, { solution, patience, quiet }
   const child = fork(join(root, 'scripts/checkpoint-run.mjs'), [`^\\s*(${names})\\s`, String(patience)], {
     cwd: root,
     stdio: ['ignore', output, output, 'ipc'],
+    serialization: 'advanced', // JSON has no NaN, no Infinity and no typed arrays
     env: {
       ...process.env,
       NANOVLLM_CHECKPOINT: String(day),

@@ -1,72 +1,166 @@
-// Draws docs/benchmarks/*.json, as `npm run bench -- --json` writes them, into docs/benchmarks/plots/*.svg.
+// Draws docs/benchmarks/*.json, as `npm run bench -- --json` and `--profile` write them, into docs/benchmarks/plots/*.svg.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import * as Plot from '@observablehq/plot';
-import { parseHTML } from 'linkedom';
+import { BOUND, groupedBars, lines, timeline } from './charts.mjs';
 
+const [BLUE, LIGHT_BLUE, ORANGE, LIGHT_ORANGE, RED] = ['#1f5a9e', '#8ab4e0', '#c9772f', '#f0b27a', '#b3261e'];
 const folder = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '../docs/benchmarks');
-const { document } = parseHTML('<html></html>');
 
-const BOUND = 'bound';
-const SERIES_COLORS = ['#cfe0f3', '#93b9e1', '#4f8acb', '#1f5a9e'];
-const PEER_COLORS = ['#f0b27a', '#c9772f'];
-const [INK, PAPER] = ['#1a1a1a', 'white']; // read on light and on dark pages
+/** What a suite's figures are drawn as: endings of the files' names, and what is in them. */
+const SUITES = { attention, backends, compare, latency, memory, parallel, serving, soak, throughput };
 
-/** What a suite's figures are drawn as: names of files, and what is in them. */
-function plotsOf({ suite, rows, options }) {
-  if (suite === 'attention') {
-    return Object.fromEntries(
-      [...new Set(rows.map(({ table }) => table))].map((table) => {
-        const [, what, unit, how] = /^(.*): (.*?); (.*)$/.exec(table);
-        const bars = rows
-          .filter((row) => row.table === table)
-          .map(({ what, column, value }) => ({ group: what, series: column, value }));
-        return [`-${slug(what)}`, { title: `${what} (${how})`, unit, bars }];
-      }),
-    );
-  }
-  if (suite === 'latency') {
-    return {
-      '-first': {
-        title: 'Time to the first token, by requests × prompt tokens',
-        unit: 'ms',
-        bars: besides(rows, ': first token'),
-      },
-      '-next': {
-        title: 'Time for each next token, by requests × prompt tokens',
-        unit: 'ms',
-        bars: besides(rows, ': each next token'),
-      },
-    };
-  }
-  if (suite === 'parallel') {
-    const table = (beginning) =>
-      rows
-        .filter((row) => row.table?.startsWith(beginning))
-        .map(({ what, column, value }) => ({ group: what, series: column, value }));
-    const work = `${options.shape}, by requests × prompt tokens`;
-    return {
-      '-next': { title: `Time for each next token: ${work}`, unit: 'ms', bars: table('Time for each next token') },
-      '-communication': {
-        title: `Communication in a decode step: ${work}`,
-        unit: '% of its time',
-        bars: table('Communication'),
-      },
-    };
-  }
-  if (suite === 'throughput') {
-    const output = rows.filter(({ what }) => what.startsWith('output of'));
-    return {
-      '': {
-        title: `Throughput: ${output[0].what}, 100 to 1024 tokens in and out`,
-        unit: 'tok/s',
-        bars: besides(output, ''),
-      },
-    };
-  }
-  return {};
+function attention({ rows }) {
+  return Object.fromEntries(
+    tablesOf(rows).map((table) => {
+      const [, what, unit, how] = /^(.*): (.*?); (.*)$/.exec(table);
+      return [`-${slug(what)}`, bars(`${what} (${how})`, unit, cells(rows, table))];
+    }),
+  );
 }
+
+function backends({ rows }) {
+  const [table] = tablesOf(rows);
+  const batches = [...new Set(cells(rows, table).map(({ group }) => group.split(' × ')[0]))];
+  return Object.fromEntries(
+    batches.map((batch) => {
+      const points = cells(rows, table)
+        .filter(({ group }) => group.split(' × ')[0] === batch)
+        .map(({ group, ...cell }) => ({ ...cell, x: group.split(' × ')[1] }));
+      const title = `Output by attention backend: ${batch} request${batch === '1' ? '' : 's'} at once, as many tokens out as in`;
+      return [`-${batch}`, curves(title, 'tok/s', 'tokens in →', points, { colors: BACKEND_COLORS })];
+    }),
+  );
+}
+
+const BACKEND_COLORS = {
+  flash: BLUE,
+  'flash: mma, packed': '#4f8acb',
+  'flash: tiled, split': '#93b9e1',
+  'flash: scalar, warp': '#bcd3ec',
+  'sdpa.math': ORANGE,
+};
+
+function compare({ rows }) {
+  const rates = rows.filter(({ unit }) => unit === 'tok/s');
+  const [table] = tablesOf(rates);
+  return { '': bars(table.replace('Output tokens a second, whole', 'Whole'), 'output, tok/s', cells(rates, table)) };
+}
+
+function latency({ rows }) {
+  const times = (ending) => besides(rows, ending);
+  return {
+    '-first': bars('Time to the first token, by requests × prompt tokens', 'ms', times(': first token')),
+    '-next': bars('Time for each next token, by requests × prompt tokens', 'ms', times(': each next token')),
+  };
+}
+
+function memory({ rows }) {
+  const [table] = tablesOf(rows);
+  const points = cells(rows, table)
+    .filter(({ series }) => !series.endsWith('all in use'))
+    .map(({ group, series, ...cell }) => ({ ...cell, series: MEMORY_NAMES[series], x: group }));
+  return {
+    '': curves('Temporary memory of a step', 'MiB', 'requests at once × tokens each →', points, {
+      colors: { [PAGED]: BLUE, [DENSE]: ORANGE, [FORMULA]: RED },
+      formula: FORMULA,
+    }),
+  };
+}
+const [PAGED, DENSE, FORMULA] = [
+  'flash: paged kernels',
+  'sdpa.math: dense gather',
+  'the formula for its gather and scores',
+];
+const MEMORY_NAMES = { flash: PAGED, 'sdpa.math': DENSE, 'its gather and scores, by the formula': FORMULA };
+
+function parallel({ rows, options }) {
+  const table = (beginning) =>
+    cells(
+      rows,
+      tablesOf(rows).find((name) => name.startsWith(beginning)),
+    );
+  const work = `${options.shape}, by requests × prompt tokens`;
+  return {
+    '-next': bars(`Time for each next token: ${work}`, 'ms', table('Time for each next token')),
+    '-communication': bars(`Communication in a decode step: ${work}`, '% of its time', table('Communication')),
+  };
+}
+
+function serving({ rows }) {
+  const plot = (what) =>
+    tablesOf(rows).flatMap((table) => {
+      const [, series] = /^Serving, (.*): by/.exec(table);
+      return cells(rows, table)
+        .filter(({ group }) => group === `${what}, ms`)
+        .map(({ series: rate, value }) => ({
+          series: series.replace('prefix ', ''),
+          value,
+          x: rate.replace(' req/s', ''),
+        }));
+    });
+  const title = { '-first': ['first token p50', 'Time to the first token, median'], '-next': ['next token p99', 'Time for each next token: 99 of 100 are faster'] }; // biome-ignore format: one line
+  return Object.fromEntries(
+    Object.entries(title).map(([name, [what, text]]) => [
+      name,
+      curves(text, 'ms', 'requests a second that arrive →', plot(what), { colors: SERVING_COLORS }),
+    ]),
+  );
+}
+const SERVING_COLORS = {
+  'caching on, chunks of 256': BLUE,
+  'caching on, whole prompts': LIGHT_BLUE,
+  'caching off, chunks of 256': ORANGE,
+  'caching off, whole prompts': LIGHT_ORANGE,
+};
+
+function soak({ rows }) {
+  const [table] = tablesOf(rows);
+  if (!table) return {};
+  const points = cells(rows, table)
+    .filter(({ series }) => series === 'resident' || series.startsWith('JavaScript'))
+    .map(({ group, series, value }) => ({ x: Number.parseFloat(group) / 60, series, value }));
+  return { '': curves('Memory of the process under mixed load', 'MiB', 'minutes →', points, { log: false }) };
+}
+
+function throughput({ rows }) {
+  const output = rows.filter(({ what }) => what.startsWith('output of'));
+  const title = `Throughput: ${output[0].what}, 100 to 1024 tokens in and out`;
+  return { '': bars(title, 'tok/s', besides(output, '')) };
+}
+
+/** A millisecond from the middle of a trace. */
+function trace(events) {
+  const all = events.filter(({ ph }) => ph === 'X').sort((a, b) => a.ts - b.ts);
+  const middle = all[Math.floor(all.length / 2)].ts;
+  const from = all.findLast(({ name, ts }) => name === 'schedule' && ts <= middle).ts;
+  const within = all.filter(({ ts }) => ts >= from && ts < from + TRACE_US);
+  const lanes = ['host', 'in a launch', 'device', ' device']; // two steps on the device may overlap
+  const steps = within.filter(({ tid }) => tid === 1);
+  const laneOf = (span) => {
+    if (span.tid === 1) return lanes[2 + (steps.indexOf(span) % 2)];
+    return /^launch:|^schedule$|^postprocess$/.test(span.name) ? lanes[0] : lanes[1];
+  };
+  const spans = within.map((span) => {
+    return {
+      lane: laneOf(span),
+      name: span.name,
+      from: span.ts - from,
+      to: Math.min(TRACE_US, span.ts - from + span.dur),
+    };
+  });
+  return { '': { draw: timeline, title: 'Decode steps of one sequence, from a trace', unit: 'µs →', lanes, spans } };
+}
+const TRACE_US = 1000;
+
+const bars = (title, unit, bars) => ({ draw: groupedBars, title, unit, bars });
+const curves = (title, unit, xLabel, points, more) => ({ draw: lines, title, unit, xLabel, points, ...more });
+
+const tablesOf = (rows) => [...new Set(rows.flatMap(({ table }) => table ?? []))];
+const cells = (rows, table) =>
+  rows
+    .filter((row) => row.table === table)
+    .map(({ what, column, value, note }) => ({ group: what, series: column, value, note }));
 
 /** A figure, the same of another engine, and the bound, side by side. */
 function besides(rows, ending) {
@@ -82,89 +176,26 @@ function besides(rows, ending) {
     });
 }
 
-/** Bars side by side for each group, and the hardware's bound as a line over them. SVG text. */
-function groupedBars({ title, unit, bars, source }) {
-  const groups = [...new Set(bars.map(({ group }) => group))];
-  const series = [...new Set(bars.map((bar) => bar.series))].filter((name) => name !== BOUND);
-  const colors = colorsOf(series);
-  const drawn = bars.filter(({ series, value }) => series !== BOUND && value !== null);
-  const bounds = bars.filter((bar) => bar.series === BOUND);
-  const width = Math.max(560, 90 + groups.length * (series.length * 30 + 28));
-  const plot = Plot.plot({
-    document,
-    width,
-    height: 360,
-    marginTop: 96,
-    marginBottom: 56,
-    marginLeft: 56,
-    style: { background: PAPER, color: INK, fontSize: '12px', fontFamily: 'Helvetica, Arial, sans-serif' },
-    fx: { domain: groups, label: null, padding: 0.12, axis: groups.length > 1 ? 'bottom' : null },
-    x: { domain: series, axis: null, padding: 0.08 },
-    y: { label: null, grid: true, nice: true, zero: true },
-    color: { domain: series, range: colors },
-    marks: [
-      Plot.barY(drawn, { fx: 'group', x: 'series', y: 'value', fill: 'series' }),
-      Plot.ruleY(bounds, { fx: 'group', y: 'value', stroke: '#b3261e', strokeWidth: 2, strokeDasharray: '5 3' }),
-      Plot.text(drawn, {
-        ...{ fx: 'group', x: 'series', y: 'value', text: ({ value }) => short(value) },
-        ...{ dy: -8, fontSize: 10, fill: INK, stroke: PAPER, strokeWidth: 4 },
-      }),
-      Plot.ruleY([0]),
-    ],
-  });
-  plot.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
-  const labels = [
-    ...series.map((name, i) => [name, colors[i]]),
-    ...(bounds.length > 0 ? [['what the hardware allows', null]] : []),
-  ];
-  const texts = `<g text-anchor="start"><text x="14" y="24" font-size="15" font-weight="bold" fill="${INK}">${xml(title)}</text>
-    ${legend(labels)}
-    <text x="14" y="348" font-size="10" fill="#666">${xml(source)}</text>
-    <text x="14" y="76" fill="#666">${xml(unit)}</text></g>`;
-  return `${plot.outerHTML.replace(/<\/svg>$/, `${texts}</svg>`)}\n`;
-}
-
-/** This engine's kernels in blues, the better the darker; others in oranges. */
-function colorsOf(series) {
-  const isPeer = (name) => /PyTorch|Triton|nano-vllm$/.test(name);
-  const own = series.filter((name) => !isPeer(name));
-  const peers = series.filter(isPeer);
-  return series.map((name) =>
-    isPeer(name) ? PEER_COLORS[peers.indexOf(name)] : SERIES_COLORS.at(own.indexOf(name) - own.length),
-  );
-}
-
-function legend(labels) {
-  let x = 14;
-  return labels
-    .map(([name, color]) => {
-      const mark = color
-        ? `<rect x="${x}" y="41" width="12" height="12" fill="${color}"/>`
-        : `<line x1="${x}" x2="${x + 16}" y1="47" y2="47" stroke="#b3261e" stroke-width="2" stroke-dasharray="5 3"/>`;
-      const text = `<text x="${x + 20}" y="51" fill="${INK}">${xml(name)}</text>`;
-      x += 40 + 6.4 * name.length;
-      return mark + text;
-    })
-    .join('');
-}
-
-const short = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toPrecision(2));
 const slug = (text) =>
   text
     .toLowerCase()
     .replace(/ attention|[^a-z0-9]+/g, '-')
     .replace(/-+/g, '-');
-const xml = (text) => text.replace(/&/g, '&amp;').replace(/</g, '&lt;');
 
 mkdirSync(join(folder, 'plots'), { recursive: true });
 for (const file of readdirSync(folder).filter((name) => name.endsWith('.json'))) {
   const record = JSON.parse(readFileSync(join(folder, file), 'utf8'));
-  for (const [name, options] of Object.entries(plotsOf(record))) {
-    if (options.bars.filter(({ series }) => series !== BOUND).length < 2) continue; // one bar says no more than its number
+  const plots = record.traceEvents ? trace(record.traceEvents) : (SUITES[record.suite]?.(record) ?? {});
+  for (const [name, { draw, ...chart }] of Object.entries(plots)) {
+    if (chart.bars && chart.bars.filter(({ series }) => series !== BOUND).length < 2) continue; // one bar says no more than its number
     const path = join(folder, 'plots', `${basename(file, '.json')}${name}.svg`);
+    const about = record.traceEvents ? record.otherData : record;
     writeFileSync(
       path,
-      groupedBars({ ...options, source: `${record.device}, ${record.date}, commit ${record.commit}` }),
+      draw({
+        ...chart,
+        source: [about.device, about.date, about.commit && `commit ${about.commit}`].filter(Boolean).join(', '),
+      }),
     );
     console.log(path);
   }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { BlockManager } from '#nano/engine/block-manager';
-import { Scheduler } from '#nano/engine/scheduler';
+import { planTokens, Scheduler, toBatch } from '#nano/engine/scheduler';
 import { Sequence } from '#nano/engine/sequence';
 import { type SamplingOptions, SamplingParams } from '#nano/sampling-params';
 
@@ -127,79 +127,161 @@ describe('scheduler', () => {
   });
 });
 
-describe('block manager', () => {
-  const sequence = (tokens: number[]) => new Sequence(tokens, new SamplingParams(), 4);
-  const range = (n: number, first = 0) => Array.from({ length: n }, (_, i) => first + i);
-  const computed = (manager: BlockManager, seq: Sequence) => {
-    seq.numCachedTokens = seq.numTokens;
-    manager.cacheFullBlocks(seq, seq.numTokens);
+describe('planning', () => {
+  const planned = (numTokens: number, numCachedTokens: number, budget: number) => {
+    const seq = Object.assign(new Sequence(Array(numTokens).fill(1)), { numCachedTokens });
+    return { seq, count: planTokens(seq, budget) };
   };
 
-  test('a common prefix is shared block by block, while in use and after', () => {
-    const manager = new BlockManager(8, 4);
-    const [a, b] = [sequence(range(11)), sequence([...range(8), 90, 91])];
-    manager.allocate(a);
-    computed(manager, a);
-    manager.allocate(b);
-    expect(b.blockTable.slice(0, 2)).toEqual(a.blockTable.slice(0, 2));
-    expect([b.numCachedTokens, manager.numFreeBlocks]).toEqual([8, 4]);
-    manager.deallocate(a);
-    manager.deallocate(b);
-    expect(manager.numFreeBlocks).toBe(8);
-    const c = sequence(range(9));
-    manager.allocate(c);
-    expect(c.numCachedTokens).toBe(8);
+  test.each([
+    [10, 0, 32, 10],
+    [10, 4, 32, 6],
+    [10, 4, 5, 5],
+    [10, 4, 6, 6],
+  ])('of %i tokens with %i cached and a budget of %i, %i are planned', (numTokens, cached, budget, expected) => {
+    const { seq, count } = planned(numTokens, cached, budget);
+    expect([count, seq.numScheduledTokens, seq.numCachedTokens]).toEqual([expected, expected, cached]);
   });
 
-  test('a fully cached prompt leaves one block to compute: its last token must give logits', () => {
-    const manager = new BlockManager(8, 4);
-    const [a, b] = [sequence(range(8)), sequence(range(8))];
-    manager.allocate(a);
-    computed(manager, a);
-    manager.allocate(b);
-    expect(b.numCachedTokens).toBe(4);
-    expect(b.blockTable[1]).not.toBe(a.blockTable[1]);
+  test('all draw but a last one that is cut; a batch may be empty', () => {
+    const [whole, cut] = [planned(6, 2, 9).seq, planned(9, 2, 5).seq];
+    expect(toBatch(true, [whole, cut])).toEqual({ isPrefill: true, seqs: [whole, cut], ends: [6, 7], numDrawing: 1 });
+    expect(toBatch(true, [whole]).numDrawing).toBe(1);
+    expect(toBatch(false, [])).toEqual({ isPrefill: false, seqs: [], ends: [], numDrawing: 0 });
+  });
+});
+
+describe('queues', () => {
+  test('nobody overtakes one for whom there are too few blocks', () => {
+    const { add, step, scheduler } = setup({ blocks: 4 });
+    const first = add(10); // three blocks
+    const [large, small] = [add(6, {}, 200), add(2, {}, 300)];
+    expect(step()).toMatchObject({ isPrefill: true, seqs: [first] });
+    expect(scheduler.waiting).toEqual([large, small]);
+    expect(step()).toMatchObject({ isPrefill: false, seqs: [first] });
   });
 
-  test('blocks that are allocated but not computed are not shared', () => {
-    const manager = new BlockManager(8, 4);
-    const [a, b] = [sequence(range(9)), sequence(range(9))];
-    manager.allocate(a);
-    manager.allocate(b);
-    expect(b.numCachedTokens).toBe(0);
+  test('the token budget is shared: who comes after it is used up waits', () => {
+    const { add, step, scheduler } = setup({ budget: 6 });
+    const [a, b, c] = [add(4), add(2, {}, 200), add(1, {}, 300)];
+    expect(step().seqs).toEqual([a, b]);
+    expect(c.blockTable).toEqual([]);
+    expect(scheduler.isFinished).toBe(false);
   });
 
-  test('a refused allocation changes nothing', () => {
-    const manager = new BlockManager(3, 4);
-    const a = sequence(range(8));
-    manager.allocate(a);
-    computed(manager, a);
-    const b = sequence([...range(8), ...range(8, 50)]); // shares two blocks, needs two more of one
-    expect(manager.allocate(b)).toBe(false);
-    expect([b.blockTable, manager.numFreeBlocks]).toEqual([[], 1]);
-    manager.checkIntegrity([a, b]);
+  test('is finished when nobody waits and nobody runs', () => {
+    const { add, step, scheduler } = setup();
+    expect(scheduler.isFinished).toBe(true);
+    expect(scheduler.schedule()).toMatchObject({ seqs: [], numDrawing: 0 });
+    add(2, { maxTokens: 2 });
+    expect(scheduler.isFinished).toBe(false);
+    step();
+    expect(scheduler.isFinished).toBe(false);
+    step();
+    expect(scheduler.isFinished).toBe(true);
   });
 
-  test('the block freed longest ago is reused first', () => {
-    const manager = new BlockManager(4, 4);
-    const [a, b] = [sequence(range(5)), sequence(range(5, 50))];
-    for (const seq of [a, b]) {
-      manager.allocate(seq);
-      computed(manager, seq);
-      manager.deallocate(seq);
-    }
-    const c = sequence(range(5, 100)); // takes two of four: a's
-    manager.allocate(c);
-    manager.deallocate(c);
-    const again = sequence(range(5, 50));
-    manager.allocate(again);
-    expect(again.numCachedTokens).toBe(4);
+  test('a preempted sequence comes before those that were waiting', () => {
+    const { add, step, scheduler } = setup({ blocks: 5, maxModelLen: 20, maxNumSeqs: 2 });
+    const [, b, c] = [add(8), add(8, {}, 200), add(2, {}, 300)];
+    step();
+    step(); // b is preempted
+    expect(scheduler.waiting).toEqual([b, c]);
   });
 
-  test('checkIntegrity notices a lost reference', () => {
-    const manager = new BlockManager(4, 4);
-    const a = sequence(range(5));
-    manager.allocate(a);
-    expect(() => manager.checkIntegrity([])).toThrow(/counts 1 references; block tables hold 0/);
+  test('the youngest goes until there is room for the oldest', () => {
+    const { add, step, scheduler } = setup({ blocks: 6, maxModelLen: 24 });
+    const [a, b, c] = [add(8), add(8, {}, 200), add(8, {}, 300)]; // two full blocks each, none left
+    step();
+    expect(step().seqs).toEqual([a, b]); // c's blocks are enough for both
+    expect([scheduler.waiting, scheduler.running]).toEqual([[c], [a, b]]);
+    expect(scheduler.numPreemptions).toBe(1);
+  });
+
+  test('a sequence may have to preempt itself', () => {
+    const { add, step, scheduler } = setup({ blocks: 4, maxModelLen: 16 });
+    const [a, b] = [add(7), add(8, {}, 200)];
+    step(); // four blocks are taken; a has a slot left, b has none
+    expect(step().seqs).toEqual([a]);
+    expect([scheduler.waiting, scheduler.running, b.blockTable]).toEqual([[b], [a], []]);
+  });
+
+  test('a cache that cannot hold one sequence alone is a bug that says so', () => {
+    const { add, step } = setup({ blocks: 2, maxModelLen: 64 });
+    const seq = add(8);
+    step();
+    expect(() => step()).toThrow(`Sequence ${seq.seqId} alone does not fit the KV cache, though maxModelLen must.`);
+  });
+
+  test('a sequence is not prefilled before its tokens are known', () => {
+    const { add, scheduler, blockManager } = setup();
+    const seq = add(3);
+    seq.appendPlaceholder();
+    expect(() => scheduler.schedule()).toThrow(
+      `Sequence ${seq.seqId} cannot be prefilled before its tokens are known.`,
+    );
+    expect(blockManager.numFreeBlocks).toBe(16);
+  });
+});
+
+describe('ends', () => {
+  test('one in the middle leaves the others where they are', () => {
+    const { add, step, scheduler, blockManager } = setup();
+    const [a, b, c] = [add(2), add(2, {}, 200), add(2, {}, 300)];
+    const [d, e] = [add(2, {}, 400), add(2, {}, 500)];
+    step();
+    const f = add(2, {}, 600);
+    expect(scheduler.waiting).toEqual([e, f]);
+    scheduler.finish(b, 'abort');
+    scheduler.finish(e, 'abort');
+    expect([scheduler.running, scheduler.waiting]).toEqual([[a, c, d], [f]]);
+    expect([b.finishReason, b.tokenSlot, b.blockTable]).toEqual(['abort', -1, []]);
+    expect(blockManager.numFreeBlocks).toBe(13);
+  });
+
+  test('a finished sequence is left as it is', () => {
+    const { add, step, scheduler } = setup({ maxNumSeqs: 2 });
+    const [a, b] = [add(2, { maxTokens: 1 }), add(2, {}, 200)];
+    step();
+    scheduler.finish(a, 'abort');
+    expect([a.finishReason, scheduler.running]).toEqual(['length', [b]]);
+  });
+
+  test('the only token slot goes from one to the next', () => {
+    const { add, step } = setup({ maxNumSeqs: 1 });
+    const [a, b] = [add(2, { maxTokens: 1 }), add(2, {}, 200)];
+    step();
+    step();
+    expect([a.tokenSlot, b.tokenSlot]).toEqual([-1, 0]);
+  });
+
+  test('one that never had a token slot gives none back', () => {
+    const { add, step, scheduler } = setup({ maxNumSeqs: 2 });
+    scheduler.finish(add(2), 'abort');
+    const seqs = [add(2, {}, 200), add(2, {}, 300)];
+    step();
+    expect(seqs.map(({ tokenSlot }) => tokenSlot).sort()).toEqual([0, 1]);
+  });
+
+  test('a stop wins over a length', () => {
+    const { add, step } = setup();
+    const [a, b] = [add(2, { maxTokens: 1 }), add(2, { maxTokens: 1, stopTokenIds: [EOS], ignoreEos: true }, 200)];
+    step(EOS);
+    expect([a.finishReason, b.finishReason]).toEqual(['stop', 'stop']);
+  });
+
+  test('who has ended meanwhile, or draws nothing, gets no token; the places of the others are told', () => {
+    const { add, scheduler } = setup({ budget: 6 });
+    const [a, b, c] = [add(2), add(2, {}, 200), add(9, {}, 300)];
+    const batch = scheduler.schedule(); // c is cut
+    scheduler.launched(batch);
+    expect([a, b, c].map((seq) => [seq.numCachedTokens, seq.numScheduledTokens, seq.numPlaceholders])).toEqual([
+      [2, 0, 1],
+      [2, 0, 1],
+      [2, 0, 0],
+    ]);
+    scheduler.finish(a, 'abort');
+    expect(scheduler.postprocess(batch, [7, 8])).toEqual([1]);
+    expect([a.outputTokenIds, b.outputTokenIds, c.outputTokenIds]).toEqual([[], [8], []]);
   });
 });

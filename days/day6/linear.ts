@@ -1,4 +1,4 @@
-// Exercise made from src/layers/linear.ts by `npm run days`, which keeps what you write. [e9913e043de63a63]
+// Exercise made from src/layers/linear.ts by `npm run days`, which keeps what you write. [00cb2836cf83b2f3]
 import { kvHeadShard, type Place, type Shard, shardOf } from '#nano/distributed/shards';
 import type { Parameter } from '#nano/layers/parameter';
 import type { FloatDType } from '#nano/tensor/dtype';
@@ -64,13 +64,6 @@ class StackedLinear {
   }
 }
 
-/** The whole layer on every rank: for what is too small, or too entangled, to be split. */
-export class ReplicatedLinear extends StackedLinear {
-  constructor(ops: Ops, inputs: number, projection: Projection, options: LinearOptions) {
-    super(ops, inputs, [{ ...projection, rows: { first: 0, count: projection.outputs } }], options);
-  }
-}
-
 /**
  * Several projections, of each of which every rank has an equal share of the outputs. The name is Megatron-LM's (Shoeybi et al.
  * 2019, §3), which writes Y = X·A: an output is a column of A there, and a row of the checkpoint's weight here.
@@ -86,13 +79,6 @@ function columnShards(projections: readonly Projection[], place: Place): Sharded
   // TODO 6.2 (1 line)
   // `shardOf` (shards.ts) shares things evenly. Why is a share of each projection not the same as a share of the stack?
   throw new TodoError('6.2', 'days/day6/linear.ts');
-}
-
-/** One projection whose outputs the ranks share. */
-export class ColumnParallelLinear extends MergedColumnParallelLinear {
-  constructor(ops: Ops, inputs: number, projection: Projection, options: LinearOptions) {
-    super(ops, inputs, [projection], options);
-  }
 }
 
 export interface AttentionHeads {

@@ -10,7 +10,7 @@ import { platform } from '#nano/platform';
 const MIB = 2 ** 20;
 /** A tenth of the time counts as one observation. */
 const SLICES = 10;
-/** Points of the table that shows the whole time. */
+/** Points of the table that shows the whole time, and collections of garbage that are asked for: each leaves something itself. */
 const LOOKS = 40;
 const MOST_OUTPUTS = 200;
 
@@ -45,7 +45,8 @@ class Samples {
 
 /**
  * Mixed load for a while: prompts of all lengths, some with a common beginning, greedy and sampled with all filters, some
- * aborted in the middle. Memory is looked at every second; a slope whose confidence interval holds zero is no growth.
+ * aborted in the middle. Memory is looked at every second; a slope whose confidence interval holds zero is no growth. JavaScript's heap is
+ * what the last collection has left.
  */
 export async function soak(context: BenchContext): Promise<BenchRow[]> {
   const maxModelLen = context.model ? undefined : 2048; // a model says itself how far it goes
@@ -70,6 +71,7 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
   };
   const { hours, seconds = hours ? 3600 * hours : 600 } = context;
   const looks = new Samples(Math.ceil(seconds) + 1);
+  let [numCollections, heap] = [0, 0];
   const started = performance.now();
   const elapsed = () => (performance.now() - started) / 1000;
   while (elapsed() < seconds) {
@@ -78,12 +80,16 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
     for (const { requestId, output } of await bench.step()) if (output) running.delete(requestId);
     await platform.yieldToEventLoop();
     if (elapsed() < looks.length) continue;
-    global.gc?.(); // with node --expose-gc: garbage that is not yet collected is no leak
+    if (elapsed() >= (numCollections * seconds) / LOOKS) {
+      numCollections++;
+      global.gc?.(); // with node --expose-gc: garbage that is not yet collected is no leak
+      heap = process.memoryUsage().heapUsed / MIB;
+    }
     const gpu = bench.backend instanceof CudaBackend ? bench.backend.memoryInfo() : { free: 0, total: 0 };
     looks.add({
       seconds: elapsed(),
       resident: anonymousBytes() / MIB,
-      heap: process.memoryUsage().heapUsed / MIB,
+      heap,
       allocated: bench.backend.allocatedBytes / MIB,
       onGpu: (gpu.total - gpu.free) / MIB,
       tokens: engine.counters.generatedTokens,

@@ -26,7 +26,10 @@ type Methods = Record<string, unknown>;
  * @returns ends the profile, and gives the trace.
  */
 export function startProfile({ engine, ops }: Pick<BuiltEngine, 'engine' | 'ops'>): () => Trace {
-  const trace = new Trace(['host', 'device: launch to tokens']);
+  const trace = new Trace(['host', 'device: launch to tokens'], {
+    device: ops.backend.description,
+    date: new Date().toISOString().slice(0, 10),
+  });
   const undo: (() => void)[] = [];
   const time = (object: object, name: string, label: (args: unknown[]) => string, describe = shapes) => {
     const methods = object as Methods;

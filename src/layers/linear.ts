@@ -71,13 +71,6 @@ class StackedLinear {
   }
 }
 
-/** The whole layer on every rank: for what is too small, or too entangled, to be split. */
-export class ReplicatedLinear extends StackedLinear {
-  constructor(ops: Ops, inputs: number, projection: Projection, options: LinearOptions) {
-    super(ops, inputs, [{ ...projection, rows: { first: 0, count: projection.outputs } }], options);
-  }
-}
-
 /**
  * Several projections, of each of which every rank has an equal share of the outputs. The name is Megatron-LM's (Shoeybi et al.
  * 2019, §3), which writes Y = X·A: an output is a column of A there, and a row of the checkpoint's weight here.
@@ -94,13 +87,6 @@ function columnShards(projections: readonly Projection[], place: Place): Sharded
   // hint: `shardOf` (shards.ts) shares things evenly. Why is a share of each projection not the same as a share of the stack?
   return projections.map((projection) => ({ ...projection, rows: shardOf(projection.outputs, place) }));
   // end solution
-}
-
-/** One projection whose outputs the ranks share. */
-export class ColumnParallelLinear extends MergedColumnParallelLinear {
-  constructor(ops: Ops, inputs: number, projection: Projection, options: LinearOptions) {
-    super(ops, inputs, [projection], options);
-  }
 }
 
 export interface AttentionHeads {

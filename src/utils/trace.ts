@@ -18,8 +18,14 @@ export class Trace {
   private readonly origin = performance.now();
   private dropped = 0;
 
-  /** `tracks`: their names; a span names its track by the place in this list. */
-  constructor(private readonly tracks: readonly string[]) {}
+  /**
+   * @param tracks their names; a span names its track by the place in this list
+   * @param about goes with the trace: what was looked at, on which machine.
+   */
+  constructor(
+    private readonly tracks: readonly string[],
+    private readonly about: Readonly<Record<string, string>> = {},
+  ) {}
 
   /** `start` and `end` are times of `performance.now()`. */
   add(track: number, name: string, start: number, end: number, args?: object): void {
@@ -42,7 +48,7 @@ export class Trace {
     const spans = this.spans.map(({ name, track, start, length, args }) => {
       return { ph: 'X', name, pid: 1, tid: track, ts: start, dur: length, ...(args && { args }) };
     });
-    const otherData = this.dropped > 0 ? { dropped: `${this.dropped} spans after the first ${MOST_SPANS}` } : {};
-    return { traceEvents: [...names, ...spans], displayTimeUnit: 'ms', otherData };
+    const dropped = this.dropped > 0 ? { dropped: `${this.dropped} spans after the first ${MOST_SPANS}` } : {};
+    return { traceEvents: [...names, ...spans], displayTimeUnit: 'ms', otherData: { ...this.about, ...dropped } };
   }
 }
