@@ -23,23 +23,30 @@ export interface GenerateOptions {
 
 /** What ran where, and how fast. Counters run since the model was loaded. */
 export interface Stats {
+  /** The one that computes: 'reference', 'cpu' or 'cuda'; and the type of weights and KV cache. */
   readonly backend: string;
   readonly dtype: string;
   /** The attention implementation asked for, and the calls each one really got. */
   readonly attnBackend: AttnBackend;
   readonly attnCalls: Readonly<Record<AttnBackend, number>>;
+  /** Tokens a request may have, prompt and output together. */
   readonly maxModelLen: number;
+  /** Blocks of the KV cache; and those that no request uses, cached prefixes among them. */
   readonly numKvCacheBlocks: number;
   readonly numFreeBlocks: number;
-  /** Requests in the two queues now. */
+  /** Requests now that wait for their prompt to be computed, or for blocks; and those that are being answered. */
   readonly numWaiting: number;
   readonly numRunning: number;
+  /** How often a running request lost its blocks to an older one, since the model was loaded; so are all counts below. */
   readonly numPreemptions: number;
+  /** Steps of the engine, prefill and decode. */
   readonly steps: number;
+  /** Tokens of all prompts that were accepted; and those of them that were found in the cache when their request began. */
   readonly promptTokens: number;
   readonly cachedPromptTokens: number;
   /** cachedPromptTokens / promptTokens: how much of the prompts was found in the cache; 0 before the first. */
   readonly cacheHitRate: number;
+  /** Tokens that came out, of all requests together. */
   readonly generatedTokens: number;
   /** Tokens a second over the time spent in prefill and in decode steps; 0 before the first. */
   readonly prefillTokensPerSecond: number;

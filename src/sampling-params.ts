@@ -3,15 +3,25 @@ import { checkFields, type Fields } from '#nano/utils/fields';
 
 /** How the next token of a request is chosen, and when the request ends. All optional; vLLM's names. */
 export interface SamplingOptions {
+  /** Divides the logits: below 1 bolder about the likely tokens, above 1 about the others; 0 takes the likeliest (greedy). */
   temperature?: number;
+  /** Draw among the k likeliest tokens; 0: among all. */
   topK?: number;
+  /** Draw among the likeliest tokens that together reach this probability; 1: among all. */
   topP?: number;
+  /** Drop tokens below this share of the likeliest one's probability; 0: none. */
   minP?: number;
+  /** End after so many output tokens. */
   maxTokens?: number;
+  /** End when the output contains one of these; the text is cut before it. */
   stop?: string | string[];
+  /** End when one of these tokens is drawn. */
   stopTokenIds?: number[];
+  /** Go on past the model's end-of-sequence token. */
   ignoreEos?: boolean;
+  /** Makes the draws of this request repeatable. */
   seed?: number;
+  /** Report log-probabilities: of the drawn token, and of this many likeliest, 0 to 20. */
   logprobs?: number;
 }
 

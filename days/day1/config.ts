@@ -1,4 +1,4 @@
-// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [7a217b21c4ff01f8]
+// Exercise made from src/config.ts by `npm run days`, which keeps what you write. [586b73a9de5f1001]
 import { ConfigError } from '#nano/errors';
 import { ATTN_BACKENDS, type AttnBackend } from '#nano/tensor/kernels';
 import { checkFields, type Fields } from '#nano/utils/fields';
@@ -13,20 +13,35 @@ export const DEFAULT_MAX_MODEL_LEN = 4096;
 
 /** Engine settings, all optional. Names are vLLM's, in camelCase. */
 export interface ConfigOptions {
+  /** Where to compute; 'auto', the default, takes the fastest that the machine has. */
   backend?: (typeof BACKENDS)[number];
+  /** Of weights and KV cache; 'auto', the default, is the checkpoint's. */
   dtype?: (typeof DTYPES)[number];
+  /** 'flash' (default), or 'sdpa.math', the slow one that is easy to read. */
   attnBackend?: AttnBackend;
+  /** Most tokens of one request, prompt and output together; default: what the model can do, at most 4096. */
   maxModelLen?: number;
+  /** Most requests that run at the same time; default 128, or maxNumBatchedTokens where that is less. */
   maxNumSeqs?: number;
+  /** Most tokens that a step computes; default 2048. Longer prompts are cut into chunks. */
   maxNumBatchedTokens?: number;
+  /** Tokens a block of the KV cache holds; default 16. */
   kvCacheBlockSize?: number;
+  /** Blocks of the KV cache; -1, the default, sizes it for the machine. */
   numKvCacheBlocks?: number;
+  /** Share of a GPU's memory that weights and KV cache may take together, 0.05 to 1; default 0.9. */
   gpuMemoryUtilization?: number;
+  /** Use again what is cached of prompts that begin alike; default true. */
   enablePrefixCaching?: boolean;
+  /** Run operations one by one, without captured graphs; default false. */
   enforceEager?: boolean;
+  /** On a GPU: the same bits for a request whatever runs beside it, at some cost in speed; default false. */
   batchInvariant?: boolean;
+  /** Ranks that share the model: a GPU each, on a CPU a thread; default 1. */
   tensorParallelSize?: number;
+  /** From which requests without a seed of their own get theirs; default 0. */
   seed?: number;
+  /** 'dummy' fills the weights with random numbers, for benchmarks; default 'auto'. */
   loadFormat?: (typeof LOAD_FORMATS)[number];
 }
 

@@ -1,4 +1,4 @@
-// Exercise made from src/engine/sequence.ts by `npm run days`, which keeps what you write. [6cef437042fb1485]
+// Exercise made from src/engine/sequence.ts by `npm run days`, which keeps what you write. [2796ae69ffb20824]
 import { SamplingParams } from '#nano/sampling-params';
 import { TodoError } from '#nano/utils/todo';
 
@@ -18,6 +18,7 @@ let nextSeqId = 0;
 
 /** One request inside the engine: its tokens, where it stands, and which cache blocks hold its keys and values. */
 export class Sequence {
+  /** Unique in the process. */
   readonly seqId = nextSeqId++;
   status: SequenceStatus = 'waiting';
   /** Set when the sequence is finished. */
@@ -59,6 +60,7 @@ export class Sequence {
     this.numPromptTokens = promptTokenIds.length;
   }
 
+  /** Prompt and output, placeholders included. */
   get numTokens(): number {
     return this.tokenIds.length;
   }
@@ -68,10 +70,12 @@ export class Sequence {
     return this.numTokens - this.numPlaceholders;
   }
 
+  /** Placeholders included. */
   get numOutputTokens(): number {
     return this.numTokens - this.numPromptTokens;
   }
 
+  /** A copy, without placeholders. */
   get outputTokenIds(): number[] {
     return this.tokenIds.slice(this.numPromptTokens, this.numKnownTokens);
   }

@@ -1,10 +1,11 @@
-// Exercise made from src/engine/scheduler.ts by `npm run days`, which keeps what you write. [b993da0870b76125]
+// Exercise made from src/engine/scheduler.ts by `npm run days`, which keeps what you write. [67492f2e4e0ee81b]
 import type { BlockManager } from '#nano/engine/block-manager';
 import type { FinishReason, Sequence } from '#nano/engine/sequence';
 import { TodoError } from '#nano/utils/todo';
 
 /** What one step computes: chunks of prompts, or one token for each running sequence. Never both. */
 export interface Batch {
+  /** Whether these are chunks of prompts. */
   readonly isPrefill: boolean;
   readonly seqs: readonly Sequence[];
   /** `ends[i]`: how many tokens of `seqs[i]` are in the cache after the step. */
@@ -56,7 +57,9 @@ export function toBatch(isPrefill: boolean, seqs: readonly Sequence[]): Batch {
  * has written.
  */
 export class Scheduler {
+  /** In the order in which they will be admitted: preempted ones first, the others as they came. */
   readonly waiting: Sequence[] = [];
+  /** In the order in which they were admitted. The last is the first to be preempted. */
   readonly running: Sequence[] = [];
   numPreemptions = 0;
   private readonly freeTokenSlots: number[];

@@ -16,6 +16,7 @@ let nextSeqId = 0;
 
 /** One request inside the engine: its tokens, where it stands, and which cache blocks hold its keys and values. */
 export class Sequence {
+  /** Unique in the process. */
   readonly seqId = nextSeqId++;
   status: SequenceStatus = 'waiting';
   /** Set when the sequence is finished. */
@@ -57,6 +58,7 @@ export class Sequence {
     this.numPromptTokens = promptTokenIds.length;
   }
 
+  /** Prompt and output, placeholders included. */
   get numTokens(): number {
     return this.tokenIds.length;
   }
@@ -66,10 +68,12 @@ export class Sequence {
     return this.numTokens - this.numPlaceholders;
   }
 
+  /** Placeholders included. */
   get numOutputTokens(): number {
     return this.numTokens - this.numPromptTokens;
   }
 
+  /** A copy, without placeholders. */
   get outputTokenIds(): number[] {
     return this.tokenIds.slice(this.numPromptTokens, this.numKnownTokens);
   }

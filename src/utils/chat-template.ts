@@ -9,12 +9,15 @@ export interface ToolCall {
 /** One message of a conversation. Roles a model knows are up to its template. */
 export interface ChatMessage {
   role: 'system' | 'user' | 'assistant' | 'tool' | (string & {});
+  /** The text; of a tool, what it answered. */
   content: string;
   /** What the assistant thought before it answered, where it is kept apart from `content`. */
   reasoning_content?: string;
+  /** Functions that the assistant wants called, with their arguments. */
   tool_calls?: readonly (ToolCall | { type?: 'function'; function: ToolCall })[];
 }
 
+/** How messages become a prompt. */
 export interface ChatTemplateOptions {
   /** Ends with the start of the assistant's turn, so that the model answers. True unless told otherwise. */
   addGenerationPrompt?: boolean;
