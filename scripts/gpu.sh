@@ -87,8 +87,12 @@ for part in $parts; do
       # Attention backends compared, memory as contexts grow, load, and Hugging Face transformers (torch must be there).
       for suite in backends memory serving compare; do
         section "bench: $suite"
-        bench --suite $suite --json "$out/$short-$suite.json"
+        more=()
+        [ $suite = backends ] && more=(--seconds 8) # most for one cell of its table of 60
+        bench --suite $suite "${more[@]}" --json "$out/$short-$suite.json"
       done
+      section "a trace of the bundled model"
+      run node dist/src/cli.js --backend cuda --prompt "Once upon a time" --max-tokens 64 --profile "$out/$short-trace.json"
       ;;
     parallel)
       # Ranks 1, 2, 4, … as far as there are GPUs. Needs NCCL (see docs/tuning.md), on one host.
@@ -102,7 +106,7 @@ for part in $parts; do
       done
       ;;
     soak)
-      section "soak: five minutes of mixed load"
+      section "soak: ten minutes of mixed load"
       run node --expose-gc dist/src/bench/main.js --backend cuda --suite soak --json "$out/$short-soak.json"
       ;;
     *) echo "There is no part '$part': use build, test, sanitize, bench, day7, parallel, soak or racecheck."; failed=1 ;;
