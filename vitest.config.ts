@@ -43,6 +43,13 @@ export default defineConfig({
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
     testTimeout: 60_000,
+    // `npm run coverage`. Ranks in threads and processes of their own are not counted.
+    coverage: {
+      include: ['src/{engine,layers,models}/**'],
+      reporter: [['text', { skipFull: true }]],
+      reportsDirectory: 'build/coverage',
+      thresholds: { lines: 100 },
+    },
     ...(checkpoint ? { include: [`days/day${checkpoint}/checkpoint.test.ts`] } : { projects: [anywhere, gpu] }),
   },
 });

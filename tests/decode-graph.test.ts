@@ -76,6 +76,15 @@ describe('packed inputs', () => {
     expect([...(await backend.read(inputs.blockTables.device))].filter((id) => id !== -1)).toEqual([6]);
   });
 
+  test('nothing of a longer table before stays behind a shorter one', async () => {
+    const { backend, inputs } = setup(4);
+    inputs.write([0, 1, 2, 3].map((slot) => running(20, [1, 2, 3, 4, 5], slot)));
+    inputs.write([0, 1, 2, 3].map((slot) => running(4, [6 + slot], slot)));
+    const none = [-1, -1, -1, -1];
+    const tables = [6, ...none, 7, ...none, 8, ...none, 9, ...none];
+    expect([...(await backend.read(inputs.blockTables.device))]).toEqual(tables);
+  });
+
   test('lie side by side, where the number of rows alone puts them', () => {
     const { buffers, inputs } = setup(4);
     const tensors = ({ positions, slotMapping, contextLens, tokenSlots, sampleArgs, blockTables }: DecodeInputs) => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { createDetokenizer, type Detokenizer, WindowDetokenizer } from '#nano/engine/detokenizer';
-import type { DecodeOptions } from '#nano/utils/tokenizer';
+import type { DecodeOptions, Tokenizer } from '#nano/utils/tokenizer';
 import { qwen3Tokenizer, sentencePieceTokenizer } from './helpers/tokenizers';
 
 const tokenizer = qwen3Tokenizer();
@@ -93,5 +93,35 @@ describe('other tokenizers', () => {
     let out = 0;
     for (let i = 0; i < 1000; i++) out += garbage.push(3 + 0x80).length;
     expect(out).toBeGreaterThan(990);
+  });
+
+  test('half a character is given up as soon as something else follows', () => {
+    const a = llama.encode('a').at(-1) as number;
+    expect(pieces(new WindowDetokenizer(llama, {}), [3 + 0xc3, a])).toEqual(['', '\ufffda', '']);
+  });
+
+  test('ids of the padding are no text, and special tokens only where they are wanted', () => {
+    const [a, b] = ['a', 'b'].map((text) => llama.encode(text, { addSpecialTokens: false }).at(-1) as number);
+    const ids = [a, 99_999, 2, b];
+    expect(pieces(new WindowDetokenizer(llama, { skipSpecialTokens: true }), ids)).toEqual(['a', '', '', 'b', '']);
+    expect(pieces(new WindowDetokenizer(llama, {}), ids).join('')).toBe('a</s>b');
+  });
+
+  test.each([1, 2, 3])('a space between words survives %i tokens without text before it', (count) => {
+    // As SentencePiece does it: the space before the first word is dropped. So a word must be seen behind another.
+    const texts: Record<number, string> = { 1: 'a', 2: '', 3: ' b' };
+    const decode = (ids: readonly number[]) =>
+      ids
+        .map((id) => texts[id])
+        .join('')
+        .replace(/^ /, '');
+    const tokenizer = { has: () => true, isSpecial: () => false, decode } as unknown as Tokenizer;
+    const empty = Array<number>(count).fill(2);
+    expect(pieces(new WindowDetokenizer(tokenizer, {}), [1, ...empty, 3])).toEqual([
+      'a',
+      ...empty.map(() => ''),
+      ' b',
+      '',
+    ]);
   });
 });

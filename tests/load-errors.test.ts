@@ -71,6 +71,11 @@ describe('a model folder that is not right is refused with the reason', () => {
     ['another activation', { hidden_act: 'gelu' }, /hidden_act "gelu" is not supported, only 'silu'/],
     ['sliding windows', { use_sliding_window: true }, /use_sliding_window true is not supported/],
     [
+      'a layer that sees only its neighbours',
+      { layer_types: ['full_attention', 'sliding_attention'] },
+      /layer_types \["full_attention","sliding_attention"\] is not supported, only 'full_attention' in every layer/,
+    ],
+    [
       'scaled rope',
       { rope_parameters: undefined, rope_scaling: { rope_type: 'yarn' } },
       /rope type "yarn" is not supported/,

@@ -25,7 +25,9 @@ test('can leave the stop string in', () => {
 });
 
 test('the end of the text releases what was held', () => {
-  expect(run(new StopChecker(['\n\n']), ['a\n'])).toEqual(['a', '\n']);
+  const checker = new StopChecker(['\n\n']);
+  expect(run(checker, ['a\n'])).toEqual(['a', '\n']);
+  expect(checker.flush()).toBe(''); // once
 });
 
 test('a stop string whose beginning repeats', () => {
@@ -40,6 +42,7 @@ test('without stop strings nothing is held', () => {
 
 test('an empty stop string is refused', () => {
   expect(() => new StopChecker(['a', ''])).toThrow(InvalidRequestError);
+  expect(() => new StopChecker([''])).toThrow("A stop string must not be empty: '' is in every text.");
 });
 
 /** One character at a time, with all of the text at hand: the definition. */

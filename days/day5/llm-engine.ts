@@ -1,4 +1,4 @@
-// Exercise made from src/engine/llm-engine.ts by `npm run days`, which keeps what you write. [4b2fba48747b2da6]
+// Exercise made from src/engine/llm-engine.ts by `npm run days`, which keeps what you write. [ad4b0627328b6c23]
 import { acceptPrompt } from '#nano/engine/accept';
 import { BlockManager } from '#nano/engine/block-manager';
 import type { TokenLogprobs } from '#nano/engine/logprobs';
@@ -241,7 +241,7 @@ export class LLMEngine {
     if (!batch.isPrefill) return;
     for (const seq of batch.seqs) {
       const request = this.requests.get(seq);
-      if (!request || seq.numOutputTokens > 0 || request.hasStarted) continue;
+      if (!request || request.hasStarted) continue;
       request.hasStarted = true;
       request.numCachedTokens = seq.numCachedTokens;
       this.counters.cachedPromptTokens += seq.numCachedTokens;

@@ -290,7 +290,7 @@ export class LLMEngine {
     if (!batch.isPrefill) return;
     for (const seq of batch.seqs) {
       const request = this.requests.get(seq);
-      if (!request || seq.numOutputTokens > 0 || request.hasStarted) continue;
+      if (!request || request.hasStarted) continue;
       request.hasStarted = true;
       request.numCachedTokens = seq.numCachedTokens;
       this.counters.cachedPromptTokens += seq.numCachedTokens;
