@@ -88,31 +88,23 @@ function parallel({ rows, options }) {
 }
 
 function serving({ rows }) {
-  const plot = (what) =>
-    tablesOf(rows).flatMap((table) => {
-      const [, series] = /^Serving, (.*): by/.exec(table);
-      return cells(rows, table)
-        .filter(({ group }) => group === `${what}, ms`)
-        .map(({ series: rate, value }) => ({
-          series: series.replace('prefix ', ''),
-          value,
-          x: rate.replace(' req/s', ''),
-        }));
-    });
-  const title = { '-first': ['first token p50', 'Time to the first token, median'], '-next': ['next token p99', 'Time for each next token: 99 of 100 are faster'] }; // biome-ignore format: one line
-  return Object.fromEntries(
-    Object.entries(title).map(([name, [what, text]]) => [
-      name,
-      curves(text, 'ms', 'requests a second that arrive →', plot(what), { colors: SERVING_COLORS }),
-    ]),
+  const variants = tablesOf(rows).map((table) => ({ table, name: /^Serving, prefix (.*): by/.exec(table)[1] }));
+  const colors = Object.fromEntries(
+    variants.map(({ name }, i) => [name, [BLUE, LIGHT_BLUE, ORANGE, LIGHT_ORANGE][i % 4]]),
   );
+  const plot = (title, what) => {
+    const points = variants.flatMap(({ table, name }) =>
+      cells(rows, table)
+        .filter(({ group }) => group === what)
+        .map(({ series, value }) => ({ series: name, value, x: series.replace(' req/s', '') })),
+    );
+    return curves(title, 'ms', 'requests a second that arrive →', points, { colors });
+  };
+  return {
+    '-first': plot('Time to the first token, median', 'first token p50, ms'),
+    '-next': plot('Time for each next token: 99 of 100 are faster', 'next token p99, ms'),
+  };
 }
-const SERVING_COLORS = {
-  'caching on, chunks of 256': BLUE,
-  'caching on, whole prompts': LIGHT_BLUE,
-  'caching off, chunks of 256': ORANGE,
-  'caching off, whole prompts': LIGHT_ORANGE,
-};
 
 function soak({ rows }) {
   const [table] = tablesOf(rows);
