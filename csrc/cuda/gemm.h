@@ -15,7 +15,8 @@ class Gemm {
   ~Gemm();
 
   static bool available();
-  /// out = x · weightᵀ, without the bias. The algorithm is chosen at the first call of each shape and kept.
+  /// out = x · weightᵀ, without the bias. The algorithm is chosen at the first call of a shape and kept;
+  /// large numbers of rows share one with their neighbours.
   void run(const Launch& on, const LinearArgs& args);
 
  private:
