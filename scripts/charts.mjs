@@ -6,9 +6,11 @@ const { document } = parseHTML('<html></html>');
 
 /** The series that is not measured here: what the hardware allows. */
 export const BOUND = 'bound';
-const SERIES_COLORS = ['#cfe0f3', '#93b9e1', '#4f8acb', '#1f5a9e'];
-const PEER_COLORS = ['#f0b27a', '#c9772f'];
-const [INK, PAPER, RED, GREY] = ['#1a1a1a', 'white', '#b3261e', '#666'];
+/** This engine's series, the better the darker; those of others; and what no engine can beat. */
+export const BLUES = ['#cfe0f3', '#93b9e1', '#4f8acb', '#1f5a9e'];
+export const ORANGES = ['#f0b27a', '#c9772f'];
+export const RED = '#b3261e';
+const [INK, PAPER, GREY] = ['#1a1a1a', 'white', '#666'];
 const MANY = 60;
 const FRAME = {
   document,
@@ -110,7 +112,7 @@ export function lines({ title, unit, points, source, xLabel, log = true, colors:
  */
 export function timeline({ title, unit, lanes, spans, source }) {
   const names = unique(spans.map(({ name }) => name));
-  const palette = ['#1f5a9e', '#c9772f', '#4f8acb', '#5b8c5a', '#93b9e1', '#f0b27a', '#8a6fb0'];
+  const palette = [BLUES[3], ORANGES[1], BLUES[2], '#5b8c5a', BLUES[1], ORANGES[0], '#8a6fb0'];
   const colors = names.map((_, i) => palette[i % palette.length]);
   const plot = Plot.plot({
     ...FRAME,
@@ -131,9 +133,7 @@ function colorsOf(series) {
   const isPeer = (name) => /PyTorch|Triton|nano-vllm$|transformers|sdpa/.test(name);
   const own = series.filter((name) => !isPeer(name));
   const peers = series.filter(isPeer);
-  return series.map((name) =>
-    isPeer(name) ? PEER_COLORS[peers.indexOf(name)] : SERIES_COLORS.at(own.indexOf(name) - own.length),
-  );
+  return series.map((name) => (isPeer(name) ? ORANGES[peers.indexOf(name)] : BLUES.at(own.indexOf(name) - own.length)));
 }
 
 /** The SVG with title, legend, unit and source. */
@@ -164,6 +164,6 @@ function legend(labels) {
 const widthOf = (name) => 40 + 6.4 * name.length;
 const legendWidth = (names) => names.reduce((sum, name) => sum + widthOf(name), 0);
 
-const unique = (values) => [...new Set(values)];
+export const unique = (values) => [...new Set(values)];
 const short = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toPrecision(2));
 const xml = (text) => text.replace(/&/g, '&amp;').replace(/</g, '&lt;');

@@ -2,9 +2,9 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { BOUND, groupedBars, lines, timeline } from './charts.mjs';
+import { BLUES, BOUND, groupedBars, lines, ORANGES, RED, timeline, unique } from './charts.mjs';
 
-const [BLUE, LIGHT_BLUE, ORANGE, LIGHT_ORANGE, RED] = ['#1f5a9e', '#8ab4e0', '#c9772f', '#f0b27a', '#b3261e'];
+const [LIGHT_BLUE, BLUE, LIGHT_ORANGE, ORANGE] = [BLUES[1], BLUES[3], ...ORANGES];
 const folder = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '../docs/benchmarks');
 
 /** What a suite's figures are drawn as: endings of the files' names, and what is in them. */
@@ -21,7 +21,7 @@ function attention({ rows }) {
 
 function backends({ rows }) {
   const [table] = tablesOf(rows);
-  const batches = [...new Set(cells(rows, table).map(({ group }) => group.split(' × ')[0]))];
+  const batches = unique(cells(rows, table).map(({ group }) => group.split(' × ')[0]));
   return Object.fromEntries(
     batches.map((batch) => {
       const points = cells(rows, table)
@@ -35,9 +35,9 @@ function backends({ rows }) {
 
 const BACKEND_COLORS = {
   flash: BLUE,
-  'flash: mma, packed': '#4f8acb',
-  'flash: tiled, split': '#93b9e1',
-  'flash: scalar, warp': '#bcd3ec',
+  'flash: mma, packed': BLUES[2],
+  'flash: tiled, split': BLUES[1],
+  'flash: scalar, warp': BLUES[0],
   'sdpa.math': ORANGE,
 };
 
@@ -148,7 +148,7 @@ const TRACE_US = 1000;
 const bars = (title, unit, bars) => ({ draw: groupedBars, title, unit, bars });
 const curves = (title, unit, xLabel, points, more) => ({ draw: lines, title, unit, xLabel, points, ...more });
 
-const tablesOf = (rows) => [...new Set(rows.flatMap(({ table }) => table ?? []))];
+const tablesOf = (rows) => unique(rows.flatMap(({ table }) => table ?? []));
 const cells = (rows, table) =>
   rows
     .filter((row) => row.table === table)
