@@ -89,6 +89,7 @@ for part in $parts; do
         section "bench: $suite"
         more=()
         [ $suite = backends ] && more=(--seconds 8) # most for one cell of its table of 60
+        [ $suite = serving ] && more=(--num-requests 640) # enough that a queue can form
         bench --suite $suite "${more[@]}" --json "$out/$short-$suite.json"
       done
       section "a trace of the bundled model"

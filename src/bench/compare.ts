@@ -18,7 +18,7 @@ interface Line {
 
 /**
  * The same requests through this engine and through Hugging Face transformers, and through nano-vllm where the Python that `--python` names has it: random
- * weights of one shape, on the same device, greedy, whole requests with their prefill.
+ * weights of one shape, on the same device, greedy (nano-vllm, which knows no temperature 0: sampled), whole requests with their prefill.
  */
 export async function compare(context: BenchContext): Promise<BenchRow[]> {
   const { batch = [1, 32], inputLen = [512], outputLen = 128, python = 'python3', log } = context;
@@ -86,7 +86,7 @@ function runPeer(python: string, args: readonly string[]): Line[] {
     );
   }
   return stdout
-    .trim()
     .split('\n')
+    .filter((line) => line.startsWith('{')) // libraries print too
     .map((line) => JSON.parse(line) as Line);
 }
