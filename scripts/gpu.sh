@@ -108,7 +108,7 @@ for part in $parts; do
       ;;
     soak)
       section "soak: ten minutes of mixed load"
-      run node --expose-gc dist/src/bench/main.js --backend cuda --suite soak --json "$out/$short-soak.json"
+      bench --suite soak --json "$out/$short-soak.json"
       ;;
     *) echo "There is no part '$part': use build, test, sanitize, bench, day7, parallel, soak or racecheck."; failed=1 ;;
   esac

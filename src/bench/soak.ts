@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { CudaBackend } from '#nano/backends/cuda';
+import { Collections } from '#nano/bench/collections';
 import { BenchEngine } from '#nano/bench/engine';
 import type { BenchContext } from '#nano/bench/options';
 import { PythonRandom } from '#nano/bench/python-random';
@@ -10,8 +11,8 @@ import { platform } from '#nano/platform';
 const MIB = 2 ** 20;
 /** A tenth of the time counts as one observation. */
 const SLICES = 10;
-/** Points of the table that shows the whole time, and collections of garbage that are asked for: each leaves something itself. */
-const LOOKS = 40;
+/** Points of the table that shows the whole time. */
+const POINTS = 40;
 const MOST_OUTPUTS = 200;
 
 /** What is looked at every second: MiB, but for the first and the last. */
@@ -46,7 +47,7 @@ class Samples {
 /**
  * Mixed load for a while: prompts of all lengths, some with a common beginning, greedy and sampled with all filters, some
  * aborted in the middle. Memory is looked at every second; a slope whose confidence interval holds zero is no growth. JavaScript's heap is
- * what the last collection has left.
+ * what collections have left.
  */
 export async function soak(context: BenchContext): Promise<BenchRow[]> {
   const maxModelLen = context.model ? undefined : 2048; // a model says itself how far it goes
@@ -71,7 +72,9 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
   };
   const { hours, seconds = hours ? 3600 * hours : 600 } = context;
   const looks = new Samples(Math.ceil(seconds) + 1);
-  let [numCollections, heap] = [0, 0];
+  const heapEvery = Math.min(30, seconds / POINTS); // seconds; longer ones have more collections to take the least of
+  const collections = new Collections();
+  let [numHeaps, heap] = [0, process.memoryUsage().heapUsed / MIB];
   const started = performance.now();
   const elapsed = () => (performance.now() - started) / 1000;
   while (elapsed() < seconds) {
@@ -80,10 +83,10 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
     for (const { requestId, output } of await bench.step()) if (output) running.delete(requestId);
     await platform.yieldToEventLoop();
     if (elapsed() < looks.length) continue;
-    if (elapsed() >= (numCollections * seconds) / LOOKS) {
-      numCollections++;
-      global.gc?.(); // with node --expose-gc: garbage that is not yet collected is no leak
-      heap = process.memoryUsage().heapUsed / MIB;
+    if (elapsed() >= numHeaps * heapEvery) {
+      numHeaps++;
+      const left = collections.leastLeft();
+      if (left) heap = left / MIB; // garbage that is not yet collected is no leak
     }
     const gpu = bench.backend instanceof CudaBackend ? bench.backend.memoryInfo() : { free: 0, total: 0 };
     looks.add({
@@ -96,6 +99,7 @@ export async function soak(context: BenchContext): Promise<BenchRow[]> {
     });
   }
   const samples = looks.all();
+  collections.close();
   for (const id of running) engine.abort(id);
   while (bench.isBusy) await bench.step();
   engine.checkIntegrity();
@@ -137,7 +141,7 @@ function rate(samples: readonly Sample[], from: number, to: number): number {
 /** The whole time in some points: whether what grows also settles, no slope can tell. */
 function course(samples: readonly Sample[]): BenchRow[] {
   const table = 'Over time: MiB, and tokens a second';
-  const count = Math.min(LOOKS, samples.length - 1);
+  const count = Math.min(POINTS, samples.length - 1);
   return Array.from({ length: count }, (_, i) => {
     const at = (k: number) => samples[Math.round((k / count) * (samples.length - 1))];
     const [before, now] = [at(i), at(i + 1)];
