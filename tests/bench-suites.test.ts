@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { backends, isOutOfMemory } from '#nano/bench/backends';
 import { compareWithBaseline } from '#nano/bench/baseline';
 import { compare } from '#nano/bench/compare';
@@ -91,9 +91,20 @@ test('compare: the same requests through another engine, with ratios', async () 
   expect(value('1×8×4', 'transformers')?.value).toBe(10);
   expect(value('1×8×4', 'nano-vllm-ts / transformers')?.value).toBeCloseTo(own / 10);
   expect(value('2×8×4', 'transformers')).toMatchObject({ value: null, note: 'OOM' });
+  expect(rows.some(({ column }) => column === 'nano-vllm')).toBe(false);
   await expect(compare(context({ batch: [1], inputLen: [8], outputLen: 4, python: '/no/python' }))).rejects.toThrow(
     /transformers did not run: .*\/no\/python.*--python names a Python that has torch and transformers/,
   );
+});
+
+test('compare: nano-vllm too, where it is installed', async () => {
+  vi.stubEnv('WITH_NANO_VLLM', '1');
+  const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
+  const rows = await compare(context({ batch: [1, 2], inputLen: [8], outputLen: 4, python }));
+  vi.unstubAllEnvs();
+  const value = (column: string) => rows.find((row) => row.what === '1×8×4' && row.column === column)?.value as number;
+  expect([value('transformers'), value('nano-vllm')]).toEqual([10, 20]);
+  expect(value('nano-vllm-ts / nano-vllm')).toBeCloseTo(value('nano-vllm-ts') / 20);
 });
 
 test('what does not fit is an entry of the table', () => {
