@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { expect, test, vi } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { backends, isOutOfMemory } from '#nano/bench/backends';
 import { compareWithBaseline } from '#nano/bench/baseline';
 import { compare } from '#nano/bench/compare';
@@ -99,9 +99,9 @@ test('compare: the same requests through another engine, with ratios', async () 
 
 test('compare: nano-vllm too, where it is installed', async () => {
   vi.stubEnv('WITH_NANO_VLLM', '1');
+  onTestFinished(() => void vi.unstubAllEnvs());
   const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
   const rows = await compare(context({ batch: [1, 2], inputLen: [8], outputLen: 4, python }));
-  vi.unstubAllEnvs();
   const value = (column: string) => rows.find((row) => row.what === '1×8×4' && row.column === column)?.value as number;
   expect([value('transformers'), value('nano-vllm')]).toEqual([10, 20]);
   expect(value('nano-vllm-ts / nano-vllm')).toBeCloseTo(value('nano-vllm-ts') / 20);

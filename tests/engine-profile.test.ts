@@ -5,17 +5,8 @@ import { startProfile } from '#nano/engine/profile';
 import { Ops } from '#nano/tensor/ops';
 import type { Trace } from '#nano/utils/trace';
 import { TINY_CONFIG, TinyModel } from './helpers/tiny-model';
+import { eventsOf } from './helpers/trace-events';
 
-interface Span {
-  readonly ph: string;
-  readonly name: string;
-  readonly tid: number;
-  readonly ts: number;
-  readonly dur: number;
-  readonly args?: { readonly name?: string; readonly tensors?: string };
-}
-
-const eventsOf = (trace: Trace) => JSON.parse(JSON.stringify(trace)).traceEvents as Span[];
 const spansOf = (trace: Trace) => eventsOf(trace).filter(({ ph }) => ph === 'X');
 const LAYERS = TINY_CONFIG.num_hidden_layers;
 const [HOST, DEVICE] = [0, 1];

@@ -5,17 +5,7 @@ import { expect, test } from 'vitest';
 import { LLM } from '#nano/llm';
 import { Trace } from '#nano/utils/trace';
 import { TEST_BACKENDS } from './helpers/backends';
-
-interface TraceEvent {
-  readonly ph: string;
-  readonly name: string;
-  readonly tid: number;
-  readonly ts: number;
-  readonly dur: number;
-  readonly args?: { readonly name?: string; readonly tensors?: string };
-}
-
-const eventsOf = (trace: Trace) => JSON.parse(JSON.stringify(trace)).traceEvents as TraceEvent[];
+import { eventsOf, type TraceEvent } from './helpers/trace-events';
 
 test.each(TEST_BACKENDS)(
   'a profile on %s holds every step and what it did, and leaves the engine as it was',
