@@ -157,9 +157,9 @@ function course(samples: readonly Sample[]): BenchRow[] {
   }).flat();
 }
 
-/** MiB a minute over the last three quarters of the time (the first fills caches), with the 95 % interval of the slope. */
+/** MiB a minute over the second half of the time (the first fills caches), with the 95 % interval of the slope. */
 function growth(what: string, samples: readonly Sample[], value: (sample: Sample) => number) {
-  const late = samples.slice(Math.floor(samples.length / 4));
+  const late = samples.slice(Math.floor(samples.length / 2));
   const end: BenchRow = { what: `${what}: at the end`, value: value(late[late.length - 1]), unit: 'MiB' };
   const name = `${what}: growth`;
   if (late.length < SLICES) {
