@@ -1,6 +1,6 @@
-"""The same requests through another engine: Hugging Face transformers, or nano-vllm where it is installed.
+"""The same requests through another engine: Hugging Face transformers, as it is or compiled, or nano-vllm where it is installed.
 
-  python src/bench/compare.py transformers CONFIG_JSON DEVICE DTYPE BATCH×IN×OUT ...
+  python src/bench/compare.py transformers|transformers-compiled|nano-vllm CONFIG_JSON DEVICE DTYPE BATCH×IN×OUT ...
 
 Random weights of the shape that CONFIG_JSON describes; speed does not depend on their values. Prints one JSON object a workload:
 seconds for the whole, tokens a second of output, and the peak of the memory that torch allocated. The first run of each workload warms
@@ -15,7 +15,7 @@ import time
 import torch
 
 
-def transformers_engine(config_path, device, dtype):
+def transformers_engine(config_path, device, dtype, cache="dynamic"):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(config_path)
@@ -32,10 +32,16 @@ def transformers_engine(config_path, device, dtype):
                 min_new_tokens=outputs,
                 max_new_tokens=outputs,
                 pad_token_id=0,
+                cache_implementation=cache,
             )
         return result.shape[1] - ids.shape[1]
 
     return generate, config.vocab_size
+
+
+def compiled_transformers_engine(config_path, device, dtype):
+    """With a cache of fixed shape `generate` compiles the decode step by itself (torch.compile, CUDA graphs)."""
+    return transformers_engine(config_path, device, dtype, cache="static")
 
 
 def nano_vllm_engine(config_path, device, dtype):
@@ -61,14 +67,18 @@ def nano_vllm_engine(config_path, device, dtype):
 
 def main():
     engine, config_path, device, dtype, *workloads = sys.argv[1:]
-    make = {"transformers": transformers_engine, "nano-vllm": nano_vllm_engine}[engine]
+    make = {
+        "transformers": transformers_engine,
+        "transformers-compiled": compiled_transformers_engine,
+        "nano-vllm": nano_vllm_engine,
+    }[engine]
     generate, vocab = make(config_path, device, getattr(torch, dtype))
     torch.manual_seed(0)
     for workload in workloads:
         batch, inputs, outputs = (int(number) for number in workload.split("×"))
         warm, prompts = torch.randint(1, vocab, (2, batch, inputs)).tolist()  # others: nano-vllm caches prefixes
         try:
-            generate(warm, min(outputs, 8))
+            generate(warm, outputs)  # as many as will be measured: what is compiled depends on the cache's length
             if device == "cuda":
                 torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()

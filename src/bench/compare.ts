@@ -17,8 +17,8 @@ interface Line {
 }
 
 /**
- * The same requests through this engine and through Hugging Face transformers, and through nano-vllm where the Python that `--python` names has it: random
- * weights of one shape, on the same device, greedy (nano-vllm, which knows no temperature 0: sampled), whole requests with their prefill.
+ * The same requests through this engine and through Hugging Face transformers (on a GPU also compiled: without that its speed
+ * is the host's), and through nano-vllm where the Python that `--python` names has it: random weights of one shape, on the same device, greedy (nano-vllm, which knows no temperature 0: sampled), whole requests with their prefill.
  */
 export async function compare(context: BenchContext): Promise<BenchRow[]> {
   const { batch = [1, 32], inputLen = [512], outputLen = 128, python = 'python3', log } = context;
@@ -43,7 +43,9 @@ export async function compare(context: BenchContext): Promise<BenchRow[]> {
 
   const { name: config } = await shapeFiles(context.shape);
   const names = workloads.map(([requests, length]) => nameOf(requests, length));
-  const peers = ['transformers', ...(hasNanoVllm(python) ? ['nano-vllm'] : [])];
+  const peers = ['transformers'];
+  if (device === 'cuda') peers.push('transformers-compiled');
+  if (hasNanoVllm(python)) peers.push('nano-vllm');
   const rows = ours.map(({ workload, rate }) => cell(workload, OURS, 'tok/s', rate));
   for (const peer of peers) {
     log(`${peer} …`);
