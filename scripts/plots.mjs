@@ -110,7 +110,7 @@ function soak({ rows }) {
   const [table] = tablesOf(rows);
   if (!table) return {};
   const points = cells(rows, table)
-    .filter(({ series }) => series === 'resident' || series.startsWith('JavaScript'))
+    .filter(({ series }) => ['resident', 'native', "JavaScript's heap"].includes(series))
     .map(({ group, series, value }) => ({ x: Number.parseFloat(group) / 60, series, value }));
   return { '': curves('Memory of the process under mixed load', 'MiB', 'minutes →', points, { log: false }) };
 }

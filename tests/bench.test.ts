@@ -108,7 +108,9 @@ describe.each(TEST_BACKENDS)('suites on %s', (backend) => {
     expect(growth, 'two seconds are too short to say').toMatchObject({ value: null, unit: 'MiB a minute' });
     expect(render(rows)).toContain('resident memory: growth');
     const course = rows.filter(({ table }) => table?.startsWith('Over time'));
-    expect(course.slice(0, 4).map(({ column }) => column)).toEqual(['resident', "JavaScript's heap", 'on the GPU', 'tok/s']); // biome-ignore format: one line
+    expect(course.slice(0, 5).map(({ column }) => column)).toEqual(['resident', 'native', "JavaScript's heap", 'on the GPU', 'tok/s']); // biome-ignore format: one line
+    const at = (name: string) => course.filter(({ column }) => column === name).at(-1)?.value ?? 0;
+    expect(at('native') + at("JavaScript's heap"), 'the rest is garbage').toBeLessThan(at('resident'));
     for (const { column, value } of course) expect(value === 0, column).toBe(column === 'on the GPU');
   });
 
