@@ -107,6 +107,17 @@ test('compare: nano-vllm too, where it is installed', async () => {
   expect(value('nano-vllm-ts / nano-vllm')).toBeCloseTo(value('nano-vllm-ts') / 20);
 });
 
+test('compare: an engine that fails costs the others nothing', async () => {
+  vi.stubEnv('WITH_NANO_VLLM', 'broken');
+  onTestFinished(() => void vi.unstubAllEnvs());
+  const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
+  const said: string[] = [];
+  const log = (line: string) => void said.push(line);
+  const rows = await compare({ ...context({ batch: [1, 2], inputLen: [8], outputLen: 4, python }), log });
+  expect([...new Set(rows.map(({ column }) => column))]).toEqual(['nano-vllm-ts', 'transformers', 'nano-vllm-ts / transformers']); // biome-ignore format: one line
+  expect(said.at(-1)).toMatch(/^nano-vllm did not run: .*no GPU/);
+});
+
 test('what does not fit is an entry of the table', () => {
   expect(isOutOfMemory(new BackendError('Out of GPU memory: 5 bytes were asked for'))).toBe(true);
   expect(isOutOfMemory(new BackendError('The cpu backend was used after it was closed.'))).toBe(false);

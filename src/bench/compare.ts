@@ -49,7 +49,14 @@ export async function compare(context: BenchContext): Promise<BenchRow[]> {
   const rows = ours.map(({ workload, rate }) => cell(workload, OURS, 'tok/s', rate));
   for (const peer of peers) {
     log(`${peer} …`);
-    for (const { workload, rate } of runPeer(python, [peer, config, device, dtype, ...names])) {
+    let lines: Line[] = [];
+    try {
+      lines = runPeer(python, [peer, config, device, dtype, ...names]);
+    } catch (error) {
+      if (peer === 'transformers') throw error;
+      log((error as ConfigError).message); // to compile takes a C compiler, nano-vllm a GPU: what ran without is not lost
+    }
+    for (const { workload, rate } of lines) {
       const own = ours.find((line) => line.workload === workload)?.rate;
       rows.push(cell(workload, peer, 'tok/s', rate));
       rows.push(cell(workload, `${OURS} / ${peer}`, '×', rate && own ? own / rate : null));
