@@ -54,7 +54,7 @@ export async function compare(context: BenchContext): Promise<BenchRow[]> {
       lines = runPeer(python, [peer, config, device, dtype, ...names]);
     } catch (error) {
       if (peer === 'transformers') throw error;
-      log((error as ConfigError).message); // to compile takes a C compiler, nano-vllm a GPU: what ran without is not lost
+      log((error as Error).message); // to compile takes a C compiler, nano-vllm a GPU: what ran without is not lost
     }
     for (const { workload, rate } of lines) {
       const own = ours.find((line) => line.workload === workload)?.rate;
