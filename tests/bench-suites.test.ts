@@ -82,9 +82,17 @@ test('a run beside a stored one: what is worse, what is better, what is missing'
   ).toBe(1);
 });
 
+const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
+const toCompare = { batch: [1, 2], inputLen: [8], outputLen: 4, python };
+
+/** What the stand-in for Python shall say of nano-vllm, until the test ends. */
+function withNanoVllm(value: string): void {
+  vi.stubEnv('WITH_NANO_VLLM', value);
+  onTestFinished(() => void vi.unstubAllEnvs());
+}
+
 test('compare: the same requests through another engine, with ratios', async () => {
-  const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
-  const rows = await compare(context({ batch: [1, 2], inputLen: [8], outputLen: 4, python }));
+  const rows = await compare(context(toCompare));
   const value = (what: string, column: string) => rows.find((row) => row.what === what && row.column === column);
   const own = value('1×8×4', 'nano-vllm-ts')?.value as number;
   expect(own).toBeGreaterThan(0);
@@ -92,28 +100,23 @@ test('compare: the same requests through another engine, with ratios', async () 
   expect(value('1×8×4', 'nano-vllm-ts / transformers')?.value).toBeCloseTo(own / 10);
   expect(value('2×8×4', 'transformers')).toMatchObject({ value: null, note: 'OOM' });
   expect(rows.some(({ column }) => column === 'nano-vllm')).toBe(false);
-  await expect(compare(context({ batch: [1], inputLen: [8], outputLen: 4, python: '/no/python' }))).rejects.toThrow(
+  await expect(compare(context({ ...toCompare, batch: [1], python: '/no/python' }))).rejects.toThrow(
     /transformers did not run: .*\/no\/python.*--python names a Python that has torch and transformers/,
   );
 });
 
 test('compare: nano-vllm too, where it is installed', async () => {
-  vi.stubEnv('WITH_NANO_VLLM', '1');
-  onTestFinished(() => void vi.unstubAllEnvs());
-  const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
-  const rows = await compare(context({ batch: [1, 2], inputLen: [8], outputLen: 4, python }));
+  withNanoVllm('1');
+  const rows = await compare(context(toCompare));
   const value = (column: string) => rows.find((row) => row.what === '1×8×4' && row.column === column)?.value as number;
   expect([value('transformers'), value('nano-vllm')]).toEqual([10, 20]);
   expect(value('nano-vllm-ts / nano-vllm')).toBeCloseTo(value('nano-vllm-ts') / 20);
 });
 
 test('compare: an engine that fails costs the others nothing', async () => {
-  vi.stubEnv('WITH_NANO_VLLM', 'broken');
-  onTestFinished(() => void vi.unstubAllEnvs());
-  const python = join(import.meta.dirname, 'helpers/fake-python.mjs');
+  withNanoVllm('broken');
   const said: string[] = [];
-  const log = (line: string) => void said.push(line);
-  const rows = await compare({ ...context({ batch: [1, 2], inputLen: [8], outputLen: 4, python }), log });
+  const rows = await compare(context({ ...toCompare, log: (line) => void said.push(line) }));
   expect([...new Set(rows.map(({ column }) => column))]).toEqual(['nano-vllm-ts', 'transformers', 'nano-vllm-ts / transformers']); // biome-ignore format: one line
   expect(said.at(-1)).toMatch(/^nano-vllm did not run: .*no GPU/);
 });

@@ -18,7 +18,8 @@ interface Line {
 
 /**
  * The same requests through this engine and through Hugging Face transformers (on a GPU also compiled: without that its speed
- * is the host's), and through nano-vllm where the Python that `--python` names has it: random weights of one shape, on the same device, greedy (nano-vllm, which knows no temperature 0: sampled), whole requests with their prefill.
+ * is the host's), and through nano-vllm where the Python that `--python` names has it: random weights of one shape, on the same
+ * device, greedy (nano-vllm, which knows no temperature 0: sampled), whole requests with their prefill.
  */
 export async function compare(context: BenchContext): Promise<BenchRow[]> {
   const { batch = [1, 32], inputLen = [512], outputLen = 128, python = 'python3', log } = context;
